@@ -1,0 +1,164 @@
+"""Settings: defaults, then the config file, then the environment, then arguments.
+
+The only module that reads the environment and the config file. An unknown key is refused with the
+nearest known one, wherever it stands.
+"""
+
+import os
+import tomllib
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import platformdirs
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from quietdesk.errors import ConfigError
+
+ENV_PREFIX = "QUIETDESK_"
+
+
+class AppSettings(BaseModel):
+    """Settings of the terminal app: the `[app]` table of the config file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    theme: str = "quietdesk-dark"
+    """Name of a theme; the command palette lists them."""
+    keys: dict[str, str] = Field(default_factory=dict)
+    """Own keys, action to key: `cancel = "ctrl+x"`. F1 in the app lists the actions."""
+
+
+class Settings(BaseModel):
+    """Everything that can be set, with its default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str = "smollm2-135m"
+    """A model's name in the catalogue, or the path of a GGUF file."""
+    database: str = ""
+    """Path of an SQLite file or a database URL; empty: `quietdesk.db` in the data folder."""
+    system: str = ""
+    """System prompt of new conversations; empty: none."""
+
+    n_ctx: int = Field(0, ge=0, le=2**20)
+    """Tokens of context per conversation; 0: the model's own, at most 4,096."""
+    n_seq: int = Field(0, ge=0, le=256)
+    """Conversations decoded at the same time; 0: as many as pay off on this machine."""
+    n_batch: int = Field(512, ge=1, le=8192)
+    """Prompt tokens evaluated in one step at most."""
+    n_threads: int = Field(0, ge=0, le=1024)
+    """CPU threads; 0: the physical cores that this process may use."""
+    n_gpu_layers: int = Field(-1, ge=-1)
+    """Layers on the GPU; -1: all, where llama.cpp was built for one."""
+    kv_type: Literal["f16", "q8_0", "f32"] = "f16"
+    """Number format of the KV cache."""
+    flash_attention: Literal["auto", "on", "off"] = "auto"
+    quantise: bool = True
+    """Requantise the starter model once to the type that is fastest on this machine."""
+    queue_limit: int = Field(256, ge=1)
+    """Requests that may wait; one more is refused at once."""
+    state_cache_mb: int = Field(512, ge=0)
+    """Memory for the KV states of conversations that are not being decoded, in MiB."""
+
+    max_tokens: int = Field(512, ge=1, le=2**20)
+    """Tokens of a reply at most."""
+    temperature: float = Field(0.7, ge=0.0, le=5.0)
+    """0 is greedy: always the likeliest token."""
+    top_k: int = Field(40, ge=0)
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    min_p: float = Field(0.05, ge=0.0, le=1.0)
+    repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    """None: another one each time; the one used is recorded with the reply."""
+    overflow: str = "rolling-window"
+    """What gives way when a conversation outgrows the context."""
+
+    app: AppSettings = AppSettings()
+
+    @classmethod
+    def load(
+        cls,
+        overrides: Mapping[str, Any] | None = None,
+        *,
+        file: Path | None = None,
+        environ: Mapping[str, str] | None = None,
+    ) -> Self:
+        """The settings in force.
+
+        Args:
+            overrides: Arguments, the last word; None values are left out.
+            file: The config file; the one of `config_file()` if None. It may be absent.
+            environ: The environment; the process's own if None. `QUIETDESK_N_CTX` sets `n_ctx`.
+
+        Raises:
+            ConfigError: an unknown key, a bad value or a file that is no TOML, naming its place.
+        """
+        path = file or config_file()
+        values: dict[str, Any] = {}
+        origin: dict[str, str] = {}
+        for key, value in _read_toml(path).items():
+            values[key], origin[key] = value, str(path)
+        for name, text in (os.environ if environ is None else environ).items():
+            if name.startswith(ENV_PREFIX) and name not in _NOT_SETTINGS:
+                key = name.removeprefix(ENV_PREFIX).lower()
+                values[key], origin[key] = text, f"the environment variable {name}"
+        for key, value in (overrides or {}).items():
+            if value is not None:
+                values[key], origin[key] = value, "the arguments"
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ConfigError(_describe(error, origin, cls)) from None
+
+
+_NOT_SETTINGS = frozenset({"QUIETDESK_CONFIG", "QUIETDESK_COMPLETE"})
+"""Variables of ours that are not settings: the file's place, and shell completion's."""
+
+
+def config_file(environ: Mapping[str, str] | None = None) -> Path:
+    """The config file's place: `$QUIETDESK_CONFIG`, else `config.toml` in the config folder."""
+    named = (os.environ if environ is None else environ).get("QUIETDESK_CONFIG")
+    if named:
+        return Path(named)
+    return platformdirs.user_config_path("quietdesk", appauthor=False) / "config.toml"
+
+
+def data_folder() -> Path:
+    """Where conversations are kept; not created by asking."""
+    return platformdirs.user_data_path("quietdesk", appauthor=False)
+
+
+def cache_folder() -> Path:
+    """Where what can be made again is kept: requantised models, downloads."""
+    return platformdirs.user_cache_path("quietdesk", appauthor=False)
+
+
+def state_folder() -> Path:
+    """Where logs and the app's own state are kept."""
+    return platformdirs.user_state_path("quietdesk", appauthor=False)
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"The config file {str(path)!r} is no valid TOML: {error}.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"The config file {str(path)!r} cannot be read: {error}.") from None
+
+
+def _describe(error: ValidationError, origin: Mapping[str, str], model: type[BaseModel]) -> str:
+    """The first problem in words: what, where, and the nearest known name."""
+    problem = error.errors()[0]
+    where = ".".join(str(part) for part in problem["loc"])
+    place = origin.get(str(problem["loc"][0]), "the settings")
+    if problem["type"] == "extra_forbidden":
+        known = AppSettings.model_fields if len(problem["loc"]) > 1 else model.model_fields
+        near = get_close_matches(str(problem["loc"][-1]), list(known), n=1, cutoff=0.5)
+        hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(known)}."
+        return f"Unknown setting {where!r} in {place}.{hint}"
+    return f"Bad value {problem['input']!r} for {where!r} in {place}: {problem['msg']}."

@@ -1,0 +1,1 @@
+"""The engine: many conversations on one model, behind one stream each."""

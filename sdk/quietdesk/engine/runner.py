@@ -1,0 +1,127 @@
+"""Runner: the seam between the engine and whatever evaluates tokens.
+
+A runner owns a model, its vocabulary and a memory of `n_seq` sequences. It is used by one thread,
+the engine's, except for `abort` and the vocabulary's methods (`tokenize`, `piece`, `is_end`), which
+any thread may call.
+"""
+
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
+
+from quietdesk.engine.batch import Batch
+from quietdesk.engine.sampling import Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What a model says of itself."""
+
+    name: str
+    architecture: str
+    """As in the GGUF: `llama`, `gpt2`, `gemma3`, ..."""
+    path: str
+    """The file; empty where there is none."""
+    size_bytes: int
+    n_params: int
+    n_ctx_train: int
+    """Context length that it was trained with, in tokens."""
+    n_vocab: int
+    quantisation: str
+    chat_template: str | None
+    """Jinja source; None where the model carries none."""
+    bos_token: str
+    """Text of the begin-of-sequence token; empty where there is none."""
+    eos_token: str
+    adds_bos: bool
+    """Whether the vocabulary wants the begin token before a prompt."""
+    special_tokens: tuple[str, ...]
+    """Texts of the control tokens; in a customer's words they are only words."""
+    fingerprint: str
+    """Changes with the weights: a digest of the file's metadata and tensor table."""
+
+
+class Runner(Protocol):
+    """Evaluates batches for many sequences and samples their next tokens."""
+
+    info: ModelInfo
+    n_seq: int
+    """Sequences that it holds, numbered from 0."""
+    n_ctx: int
+    """Tokens that each sequence can hold."""
+    n_batch: int
+    """Rows that one batch can have."""
+
+    def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
+        """Token ids of text.
+
+        Args:
+            text: Any text.
+            special: Whether the texts of control tokens become these tokens.
+            begin: Whether the begin token is put in front, where the model wants one.
+        """
+        ...
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; not always whole characters; empty for a control token."""
+        ...
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the model's turn."""
+        ...
+
+    def open_sampler(self, seq_id: int, sampling: Sampling, prompt: Seq[int]) -> None:
+        """Give the sequence a fresh sampler; penalties see the prompt's tokens."""
+        ...
+
+    def close_sampler(self, seq_id: int) -> None:
+        """Free the sequence's sampler, if it has one."""
+        ...
+
+    def decode(self, batch: Batch) -> list[list[int]]:
+        """Evaluate every row; sample for each segment that asks for it.
+
+        Returns:
+            One list per segment of the batch: empty for a segment that did not ask. A segment
+            without a draft gets one token. A segment whose last `n_draft` tokens are a draft gets
+            the drafted tokens that sampling agrees with, then one token more.
+
+        Raises:
+            AbortedError: `abort` was called; positions from each segment's start on are unknown.
+            DecodeError: the model could not evaluate it; the same is true of the positions.
+        """
+        ...
+
+    def remove(self, seq_id: int, start: int) -> bool:
+        """Forget positions from start on; False where the memory cannot drop only a part.
+
+        `start` 0 always works.
+        """
+        ...
+
+    def copy(self, source: int, target: int, length: int) -> bool:
+        """Make target hold the first `length` positions of source; False where it cannot.
+
+        Target's own content is gone either way.
+        """
+        ...
+
+    def save(self, seq_id: int) -> bytes:
+        """The sequence's state, for `load`."""
+        ...
+
+    def load(self, seq_id: int, state: bytes) -> bool:
+        """Replace the sequence's content; False where the state does not fit this runner."""
+        ...
+
+    def abort(self) -> None:
+        """Stop the `decode` under way, if any, soon; from any thread."""
+        ...
+
+    def close(self) -> None:
+        """Free everything; once."""
+        ...
+
+
+class AbortedError(Exception):
+    """`Runner.decode` stopped because `abort` was called. Never leaves the engine."""

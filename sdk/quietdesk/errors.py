@@ -1,0 +1,199 @@
+"""Every error that Quietdesk raises on purpose.
+
+    QuietdeskError
+    ├── UsageError                 what was asked cannot be done as asked
+    │   ├── ConfigError            a setting is unknown or has a bad value
+    │   ├── EmptyMessageError      a message with nothing in it
+    │   └── UnknownNameError       no such model, conversation, message; carries the nearest names
+    ├── ModelError                 the model cannot be used
+    │   ├── ModelFileError         no file, no GGUF, cut short, an unknown architecture
+    │   ├── ModelTooLargeError     it does not fit into memory
+    │   └── TemplateError          the chat template does not render
+    ├── ContextError               the prompt does not fit into the context
+    ├── EngineError                the engine could not finish a request
+    │   ├── QueueFullError         too many requests wait; nothing was started
+    │   ├── DeadlineError          the request's time ran out
+    │   ├── EngineClosedError      the engine was closed
+    │   └── DecodeError            llama.cpp reported a failure
+    ├── ConversationBusyError      a reply is still being written in this conversation
+    └── StoreError                 the database cannot be used
+        ├── StoreVersionError      it was made by a newer version
+        └── StoreWriteError        read-only, a full disk, locked for too long
+
+A message says what was wrong, the value, and what to do. Fields carry the facts.
+"""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class QuietdeskError(Exception):
+    """The root: catch it to catch everything that Quietdesk raises on purpose."""
+
+
+class UsageError(QuietdeskError):
+    """What was asked cannot be done as asked."""
+
+
+class ConfigError(UsageError):
+    """A setting is unknown or has a bad value."""
+
+
+class EmptyMessageError(UsageError):
+    """A message with nothing in it."""
+
+
+class UnknownNameError(UsageError):
+    """There is nothing of that name.
+
+    Attributes:
+        kind: What was looked for: `model`, `conversation`, `message`, ...
+        name: The name as given.
+        nearest: Known names that look like it, best first.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str] = (), hint: str = "") -> None:
+        self.kind = kind
+        self.name = name
+        names = list(known)
+        self.nearest = tuple(get_close_matches(name, names, n=3, cutoff=0.4))
+        sentence = f"There is no {kind} {name!r}."
+        if self.nearest:
+            sentence += f" Did you mean {' or '.join(map(repr, self.nearest))}?"
+        if hint:
+            sentence += f" {hint}"
+        super().__init__(sentence)
+
+
+class ModelError(QuietdeskError):
+    """The model cannot be used."""
+
+
+class ModelFileError(ModelError):
+    """The model's file is missing, is no GGUF, is cut short, or has an unknown architecture.
+
+    Attributes:
+        path: The file.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path = path
+        super().__init__(f"Cannot use the model file {path!r}: {reason}")
+
+
+class ModelTooLargeError(ModelError):
+    """The model does not fit into memory.
+
+    Attributes:
+        needed_bytes: Estimate for weights, context and buffers.
+        available_bytes: What the machine or the container has free.
+    """
+
+    def __init__(self, name: str, needed_bytes: int, available_bytes: int) -> None:
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        super().__init__(
+            f"The model {name!r} needs about {needed_bytes / 2**30:.1f} GiB of memory and "
+            f"{available_bytes / 2**30:.1f} GiB are available. Choose a smaller model or "
+            "quantisation, fewer sequences (n_seq), or a smaller context (n_ctx)."
+        )
+
+
+class TemplateError(ModelError):
+    """The chat template does not render these messages."""
+
+
+class ContextError(QuietdeskError):
+    """The prompt does not fit into the context; nothing was guessed or cut.
+
+    Attributes:
+        needed_tokens: Tokens of the smallest prompt that keeps what must be kept.
+        available_tokens: Tokens that the context has for it.
+    """
+
+    def __init__(self, what: str, needed_tokens: int, available_tokens: int) -> None:
+        self.needed_tokens = needed_tokens
+        self.available_tokens = available_tokens
+        super().__init__(
+            f"{what} needs {needed_tokens} tokens and the context has room for "
+            f"{available_tokens}. Shorten it, raise n_ctx, or lower max_tokens."
+        )
+
+
+class EngineError(QuietdeskError):
+    """The engine could not finish a request."""
+
+
+class QueueFullError(EngineError):
+    """Too many requests wait already; this one was not started.
+
+    Attributes:
+        limit: How many may wait.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        super().__init__(
+            f"The queue is full: {limit} requests wait already. Try again later, or raise queue_limit."
+        )
+
+
+class DeadlineError(EngineError):
+    """The request's time ran out before it was finished.
+
+    Attributes:
+        deadline_s: Seconds that it had.
+    """
+
+    def __init__(self, deadline_s: float) -> None:
+        self.deadline_s = deadline_s
+        super().__init__(f"The request was not finished within its deadline of {deadline_s:g} s.")
+
+
+class EngineClosedError(EngineError):
+    """The engine was closed before or while the request ran."""
+
+    def __init__(self) -> None:
+        super().__init__("The engine is closed. Open the assistant again.")
+
+
+class DecodeError(EngineError):
+    """llama.cpp reported a failure; the requests concerned ended, the engine goes on."""
+
+
+class ConversationBusyError(QuietdeskError):
+    """A reply is still being written in this conversation.
+
+    Attributes:
+        conversation_id: The conversation.
+    """
+
+    def __init__(self, conversation_id: str) -> None:
+        self.conversation_id = conversation_id
+        super().__init__(
+            f"A reply is still being written in conversation {conversation_id!r}. "
+            "Wait for it, or cancel it first."
+        )
+
+
+class StoreError(QuietdeskError):
+    """The database cannot be used."""
+
+
+class StoreVersionError(StoreError):
+    """The database was made by a newer version of Quietdesk.
+
+    Attributes:
+        revision: The schema revision found.
+    """
+
+    def __init__(self, url: str, revision: str) -> None:
+        self.revision = revision
+        super().__init__(
+            f"The database {url} has schema {revision!r}, which this version of Quietdesk does not "
+            "know. It was made by a newer version: upgrade Quietdesk, or name another database."
+        )
+
+
+class StoreWriteError(StoreError):
+    """The database refused a write: read-only, a full disk, locked for too long."""

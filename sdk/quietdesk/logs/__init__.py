@@ -1,0 +1,1 @@
+"""Logs: reading conversations that other programs wrote."""

@@ -1,0 +1,1 @@
+"""The prompt: the chat template and the window of the context."""

@@ -1,0 +1,1 @@
+"""Scoring: how good logged conversations were, with intervals."""

@@ -1,0 +1,1 @@
+"""The store: where conversations are kept."""

@@ -1,0 +1,127 @@
+"""Store: the seam to whatever keeps conversations.
+
+What a method has written when it returns is durable. Every method may be called from any thread.
+Messages of a conversation form a tree; one leaf is active, and the way from the root to it is the
+conversation as it stands.
+"""
+
+from collections.abc import Iterable
+from typing import Any, Protocol
+
+from quietdesk.types import ConversationInfo, Message
+
+
+class Store(Protocol):
+    """Keeps conversations and their messages."""
+
+    def create(self, info: ConversationInfo) -> None:
+        """Keep a new conversation.
+
+        Raises:
+            UsageError: its id is taken.
+        """
+        ...
+
+    def conversation(self, conversation_id: str) -> ConversationInfo:
+        """One conversation, by its id or by a beginning of it that fits only one.
+
+        Raises:
+            UnknownNameError: there is none, with the nearest ids.
+        """
+        ...
+
+    def conversations(
+        self,
+        query: str = "",
+        *,
+        customer: str | None = None,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[ConversationInfo]:
+        """Conversations that are not deleted, the last used first.
+
+        Args:
+            query: Words that must all stand in the title or the messages; the last may be cut short.
+            customer: Only this customer's.
+            limit: How many at most.
+            offset: How many to pass over first.
+        """
+        ...
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Give it another title."""
+        ...
+
+    def annotate(self, conversation_id: str, metadata: dict[str, Any]) -> None:
+        """Replace its metadata."""
+        ...
+
+    def delete(self, conversation_id: str) -> None:
+        """Hide it; `restore` brings it back until `purge`."""
+        ...
+
+    def restore(self, conversation_id: str) -> None:
+        """Bring a deleted conversation back."""
+        ...
+
+    def purge(self, conversation_ids: Iterable[str] | None = None) -> int:
+        """Remove deleted conversations for good, all of them if None; how many there were."""
+        ...
+
+    def messages(self, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
+        """The way from the root to a leaf, the active one if None, root first.
+
+        A reply whose writer is dead comes back as interrupted.
+        """
+        ...
+
+    def tree(self, conversation_id: str) -> list[Message]:
+        """Every message of every branch, in the order of writing."""
+        ...
+
+    def select(self, conversation_id: str, leaf_id: str) -> None:
+        """Make another message the active leaf.
+
+        Raises:
+            UnknownNameError: it is no message of this conversation.
+        """
+        ...
+
+    def begin_turn(
+        self, conversation_id: str, said: tuple[Message, ...], reply: Message
+    ) -> None:
+        """Keep what was said and an open reply after it, in one transaction.
+
+        The reply has no finish reason; until it gets one the conversation is busy. The reply
+        becomes the active leaf.
+
+        Args:
+            conversation_id: The conversation, which must exist.
+            said: New messages in order, the first one hanging on the active leaf or where its
+                `parent_id` says; empty for another version of a reply.
+            reply: Hangs on the last of `said`, or on its own `parent_id`.
+
+        Raises:
+            ConversationBusyError: a reply is being written there by someone alive.
+        """
+        ...
+
+    def add(self, conversation_id: str, message: Message) -> None:
+        """Keep one finished message; it becomes the active leaf."""
+        ...
+
+    def checkpoint(self, reply_id: str, text: str) -> None:
+        """Keep what an open reply says so far, and that its writer is alive."""
+        ...
+
+    def finish(self, reply: Message) -> None:
+        """Close an open reply: its text, finish reason, usage and context, in one transaction."""
+        ...
+
+    def undo_turn(self, reply_id: str, said_ids: tuple[str, ...]) -> None:
+        """Take back what `begin_turn` wrote for a turn that could not be started."""
+        ...
+
+    def close(self) -> None:
+        """Close it; open replies of this process become interrupted."""
+        ...

@@ -1,0 +1,238 @@
+"""The nouns that rooms share and users see: messages, passages, deltas, usage, the context report.
+
+Frozen Pydantic models, equal by value, each with a JSON schema. They know nothing of storage, of
+the engine or of the screen.
+"""
+
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Frozen(BaseModel):
+    """A value: equal by its fields, never changed after it was made, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Author(StrEnum):
+    """Who speaks in a message."""
+
+    CUSTOMER = "customer"
+    BOT = "bot"
+    HUMAN = "human"
+    """A person of the support team."""
+    SYSTEM = "system"
+    TOOL = "tool"
+    """The result of a tool call."""
+
+
+class FinishReason(StrEnum):
+    """Why a reply ended. None of these is an error except FAILED, which is kept with its cause."""
+
+    STOP = "stop"
+    """The model ended its turn, or a stop string was met."""
+    LENGTH = "length"
+    """The reply's token limit, or the end of the context, was met."""
+    CANCELLED = "cancelled"
+    """Someone cancelled; what was said until then is kept."""
+    INTERRUPTED = "interrupted"
+    """The process died in mid-reply; what was checkpointed is kept."""
+    FAILED = "failed"
+    """The engine raised; what was said until then is kept."""
+
+
+class ToolCall(Frozen):
+    """A call that the model asks for."""
+
+    id: str
+    name: str
+    arguments: str
+    """JSON text of an object, as the model wrote it."""
+
+
+class Passage(Frozen):
+    """A piece of a document that may support a reply."""
+
+    id: str
+    text: str
+    source: str = ""
+    """File or address that it comes from."""
+    line: int | None = None
+    """First line in the source, from 1."""
+    score: float | None = None
+    """The retriever's score; its scale is the retriever's own."""
+
+
+class Usage(Frozen):
+    """What a reply cost. Durations are seconds of wall time; zero until known."""
+
+    prompt_tokens: int = 0
+    """Tokens of the whole prompt, cached ones included."""
+    cached_tokens: int = 0
+    """Prompt tokens that did not have to be evaluated for this reply."""
+    completion_tokens: int = 0
+    """Tokens generated, the ones of the end marker included."""
+    queue_s: float = 0.0
+    """From submission until the engine first worked on it."""
+    first_token_s: float = 0.0
+    """From submission until the first token."""
+    decode_s: float = 0.0
+    """From the first token until the last."""
+
+    @property
+    def evaluated_tokens(self) -> int:
+        """Prompt tokens that the engine read for this reply."""
+        return self.prompt_tokens - self.cached_tokens
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Generated tokens per second after the first token; 0 with fewer than two tokens."""
+        if self.completion_tokens < 2 or self.decode_s <= 0:
+            return 0.0
+        return (self.completion_tokens - 1) / self.decode_s
+
+
+class ContextOutcome(StrEnum):
+    """What became of one message or passage when the prompt was fitted."""
+
+    KEPT = "kept"
+    PINNED = "pinned"
+    """Kept whatever happens: the system prompt, a pinned message, the newest message."""
+    TRUNCATED = "truncated"
+    EVICTED = "evicted"
+    SUMMARISED = "summarised"
+
+
+class ContextItem(Frozen):
+    """One message or passage, and what became of it."""
+
+    id: str
+    kind: str
+    """`message` or `passage`."""
+    outcome: ContextOutcome
+    tokens: int
+    """Tokens that it takes in the prompt; of an evicted one, the tokens it would take."""
+    reason: str = ""
+    """Why, in words for a reader; empty when it was simply kept."""
+
+
+class ContextReport(Frozen):
+    """What the model saw for one reply, and what it did not see."""
+
+    n_ctx: int
+    """The context's size in tokens, prompt and reply together."""
+    prompt_tokens: int
+    """Tokens counted for the prompt; equal to what the engine evaluates or finds cached."""
+    reply_reserve: int
+    """Tokens kept free for the reply."""
+    cached_tokens: int = 0
+    policy: str
+    """The overflow policy's name."""
+    template: str
+    """`model` for the model's own chat template, else the name of the fallback."""
+    items: tuple[ContextItem, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Sentences for a reader about anything that was not done as asked."""
+
+    @property
+    def evicted(self) -> tuple[ContextItem, ...]:
+        """The items that the model did not see in their own words."""
+        gone = (ContextOutcome.EVICTED, ContextOutcome.SUMMARISED, ContextOutcome.TRUNCATED)
+        return tuple(item for item in self.items if item.outcome in gone)
+
+    @property
+    def fill(self) -> float:
+        """Share of the context that the prompt takes, 0 to 1."""
+        return self.prompt_tokens / self.n_ctx
+
+
+class Delta(Frozen):
+    """The next piece of a reply while it streams: whole characters, never a part of one."""
+
+    text: str
+    tokens: int = 1
+    """Generated tokens that this piece took."""
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+class Message(Frozen):
+    """What one author said, at one place in a conversation's tree."""
+
+    id: str
+    author: Author
+    text: str
+    created_at: datetime = Field(default_factory=_now)
+    parent_id: str | None = None
+    """The message before it; None for the first one. Siblings are other versions."""
+    finish_reason: FinishReason | None = None
+    """Of a bot's message: why it ended; None while it is still being written."""
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    """Of a tool's message: the call that it answers."""
+    usage: Usage | None = None
+    """Of a bot's message: what it cost."""
+    context: ContextReport | None = None
+    """Of a bot's message: what the model saw."""
+    model: str | None = None
+    """Of a bot's message: the model's name."""
+    pinned: bool = False
+    """Never evicted from the context."""
+
+
+class ConversationInfo(Frozen):
+    """A conversation as a list shows it."""
+
+    id: str
+    title: str
+    customer: str | None = None
+    system: str = ""
+    """The system prompt, as given at the start."""
+    created_at: datetime
+    updated_at: datetime
+    message_count: int = 0
+    """Messages on the active branch."""
+    last_text: str = ""
+    """Beginning of the newest message, at most 200 characters."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """The user's own JSON: channel, tags, what they like."""
+
+
+class TranscriptMessage(Frozen):
+    """One message of a logged conversation, with what the log knows about it."""
+
+    author: Author
+    text: str
+    id: str = ""
+    created_at: datetime | None = None
+    references: tuple[str, ...] = ()
+    """Replies that would have been right here, for reference metrics."""
+    passages: tuple[Passage, ...] = ()
+    """What the bot was shown before it said this."""
+    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """True labels by name (`intent`, ...); several for multi-label."""
+    predictions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """Predicted labels by the same names."""
+    ratings: tuple[float, ...] = ()
+    """Human ratings of this message, one per rater, on the set's own scale."""
+    tool_calls: tuple[ToolCall, ...] = ()
+
+
+class Transcript(Frozen):
+    """A conversation as a log holds it: the native form that scoring reads."""
+
+    id: str
+    messages: tuple[TranscriptMessage, ...]
+    customer: str | None = None
+    labels: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    """True labels of the whole conversation (`resolved`, `escalated`, ...)."""
+    predictions: dict[str, tuple[str, ...]] = Field(default_factory=dict)
+    ratings: tuple[float, ...] = ()
+    """Human ratings of the whole conversation, one per rater."""
+    metadata: dict[str, Any] = Field(default_factory=dict)
+    """Anything to slice by: channel, language, model, week."""
