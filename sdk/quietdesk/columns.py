@@ -5,16 +5,17 @@ way there and back. `metadata` is kept as JSON text, since its shape is the user
 """
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+from pydantic import ValidationError
 
 from quietdesk.errors import UsageError
-from quietdesk.types import Author, Passage, ToolCall, Transcript, TranscriptMessage
+from quietdesk.types import Transcript
 
 Labels = Mapping[str, Sequence[str]]
 T = TypeVar("T")
@@ -171,34 +172,30 @@ def to_batch(transcripts: Iterable[TranscriptLike]) -> pa.RecordBatch:
 def from_batch(batch: pa.RecordBatch) -> list[Transcript]:
     """The conversations of a batch, in its order.
 
-    The batch must have this module's schema; its texts are taken as they stand.
-
     Raises:
-        UsageError: another schema, or an author that is none.
+        UsageError: another schema than `schema()`, or an author that is none.
     """
     if not batch.schema.equals(_SCHEMA):
         raise UsageError(
             f"These columns are not conversations: {batch.schema.names!r}. They must have the "
             "schema of quietdesk.columns.schema(); `quietdesk convert` brings other files into it."
         )
-    flat, offsets = message_rows(batch)
-    messages = _messages(flat)
-    ids, customers = batch["id"].to_pylist(), batch["customer"].to_pylist()
-    labels, predictions = _label_dicts(batch["labels"]), _label_dicts(batch["predictions"])
-    ratings, metadata = _tuples(batch["ratings"]), batch["metadata"].to_pylist()
-    bounds = offsets.tolist()
-    return [
-        Transcript.model_construct(
-            id=ids[i],
-            messages=tuple(messages[bounds[i] : bounds[i + 1]]),
-            customer=customers[i],
-            labels=labels[i],
-            predictions=predictions[i],
-            ratings=ratings[i],
-            metadata=json.loads(metadata[i]),
-        )
-        for i in range(batch.num_rows)
-    ]
+    flat, _ = message_rows(batch)
+    fields = {
+        "id": batch["id"].to_pylist(),
+        "customer": batch["customer"].to_pylist(),
+        "messages": _cut(_messages(flat), batch["messages"]),
+        "labels": _label_dicts(batch["labels"]),
+        "predictions": _label_dicts(batch["predictions"]),
+        "ratings": _tuples(batch["ratings"]),
+        "metadata": [json.loads(text) for text in batch["metadata"].to_pylist()],
+    }
+    try:
+        return [Transcript.model_validate(row) for row in _records(fields)]
+    except ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise UsageError(f"Bad value {problem['input']!r} in {where}: {problem['msg']}.") from None
 
 
 class MessageRows(NamedTuple):
@@ -312,34 +309,25 @@ def _json(row: TranscriptLike) -> str:
         ) from None
 
 
-def _messages(flat: pa.RecordBatch) -> list[TranscriptMessage]:
-    authors, texts, ids = (flat[name].to_pylist() for name in ("author", "text", "id"))
-    known = {author.value: author for author in Author}
-    unknown = set(authors) - known.keys()
-    if unknown:
-        raise UsageError(
-            f"There is no author {min(unknown, key=str)!r}. Authors are {', '.join(known)}."
-        )
-    times = _datetimes(flat["created_at"])
-    references, ratings = _tuples(flat["references"]), _tuples(flat["ratings"])
-    labels, predictions = _label_dicts(flat["labels"]), _label_dicts(flat["predictions"])
-    passages = _values(flat["passages"], Passage.model_construct)
-    calls = _values(flat["tool_calls"], ToolCall.model_construct)
-    return [
-        TranscriptMessage.model_construct(
-            author=known[authors[i]],
-            text=texts[i],
-            id=ids[i],
-            created_at=times[i],
-            references=references[i],
-            passages=passages[i],
-            labels=labels[i],
-            predictions=predictions[i],
-            ratings=ratings[i],
-            tool_calls=calls[i],
-        )
-        for i in range(flat.num_rows)
-    ]
+def _messages(flat: pa.RecordBatch) -> list[dict[str, Any]]:
+    fields = {
+        "author": flat["author"].to_pylist(),
+        "text": flat["text"].to_pylist(),
+        "id": flat["id"].to_pylist(),
+        "created_at": _datetimes(flat["created_at"]),
+        "references": _tuples(flat["references"]),
+        "passages": _structs(flat["passages"]),
+        "labels": _label_dicts(flat["labels"]),
+        "predictions": _label_dicts(flat["predictions"]),
+        "ratings": _tuples(flat["ratings"]),
+        "tool_calls": _structs(flat["tool_calls"]),
+    }
+    return list(_records(fields))
+
+
+def _records(fields: Mapping[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    for values in zip(*fields.values(), strict=True):
+        yield dict(zip(fields, values, strict=True))
 
 
 def _datetimes(column: pa.Array) -> list[datetime | None]:
@@ -370,9 +358,8 @@ def _label_dicts(column: pa.Array) -> list[dict[str, tuple[str, ...]]]:
     return [dict(pairs) for pairs in _cut(entries, column)]
 
 
-def _values(column: pa.Array, make: Callable[..., T]) -> list[tuple[T, ...]]:
+def _structs(column: pa.Array) -> list[tuple[dict[str, Any], ...]]:
     structs = column.flatten()
     names = [field.name for field in structs.type]
-    columns = [child.to_pylist() for child in structs.flatten()]
-    flat = [make(**dict(zip(names, values, strict=True))) for values in zip(*columns, strict=True)]
-    return _cut(flat, column)
+    fields = dict(zip(names, (child.to_pylist() for child in structs.flatten()), strict=True))
+    return _cut(list(_records(fields)), column)
