@@ -83,8 +83,9 @@ class ChecksumError(DownloadError):
         self.expected = expected
         self.actual = actual
         super().__init__(
-            f"The file of {name!r} has sha256 {actual}, and {expected} was expected. It was changed "
-            "on its way or at its source, and was not kept. Try again; if it stays so, do not use it."
+            f"The file of {name!r} has sha256 {actual}, and {expected} was expected. It was "
+            "changed on its way or at its source, and was not kept. Try again; if it stays so, "
+            "do not use it."
         )
 
 

@@ -1,4 +1,4 @@
-"""A quick and strict reader of GGUF headers: what a model file says of itself, and whether it is whole.
+"""A quick, strict reader of GGUF headers: what a file says of itself, and whether it is whole.
 
 It reads the metadata and the tensor table, never the weights, and refuses what llama.cpp would
 refuse, before llama.cpp is touched and with better words. A hostile file costs bounded memory and
@@ -430,7 +430,7 @@ class _Reader:
         if count > MAX_ITEMS or count * least_bytes > left:
             raise BadFileError(
                 self.path,
-                f"it claims {count:,} {what}, which cannot stand in the {left:,} bytes that follow; "
+                f"it claims {count:,} {what}, for which {left:,} bytes have no room; "
                 "it is damaged or cut short.",
             )
 
