@@ -61,7 +61,7 @@ class Found:
     """A model's file on this machine."""
 
     name: str
-    """What finds it again: a name of the catalogue, a path, `ollama:...`, `hf:...`, `lmstudio:...`."""
+    """What finds it again: a catalogue name, a path, `ollama:...`, `hf:...`, `lmstudio:...`."""
     path: Path
     origin: Origin
     card: ModelCard | None = None

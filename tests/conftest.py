@@ -1,0 +1,31 @@
+"""What tests of several rooms need: the tiny models and the bundled one."""
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+from quietdesk_models import weights
+from quietdesk_models.catalog import STARTER
+from quietdesk_models.errors import MissingWeightsError
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tiny GGUF models by architecture; tests/data/make_models.py tells what they are."""
+    maker = Path(__file__).parent / "data" / "make_models.py"
+    spec = importlib.util.spec_from_file_location("make_models", maker)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    models: dict[str, Path] = module.make_all(tmp_path_factory.mktemp("models"))
+    return models
+
+
+@pytest.fixture(scope="session")
+def starter_path() -> Path:
+    """The bundled model's file; the tests that need it are skipped where it is not installed."""
+    try:
+        return weights.locate(STARTER)
+    except MissingWeightsError as error:
+        pytest.skip(str(error))
