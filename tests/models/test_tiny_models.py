@@ -32,8 +32,8 @@ def reply(prompt):
     context = llama.llama_init_from_model(model, parameters)
     said, row = [], tokens(prompt)
     for _ in range(24):
-        batch = llama.llama_batch_get_one((llama.llama_token * len(row))(*row), len(row))
-        assert llama.llama_decode(context, batch) == 0
+        held = (llama.llama_token * len(row))(*row)
+        assert llama.llama_decode(context, llama.llama_batch_get_one(held, len(row))) == 0
         logits = llama.llama_get_logits_ith(context, -1)
         row = [int(np.ctypeslib.as_array(logits, (512,)).argmax())]
         said += row
