@@ -24,7 +24,8 @@ def tokens(text):
 
 def piece(token):
     room = ctypes.create_string_buffer(64)
-    return room.raw[: llama.llama_token_to_piece(vocab, token, room, 64, 0, False)]
+    length = llama.llama_token_to_piece(vocab, token, room, 64, 0, False)
+    return room.raw[:length]
 
 def reply(prompt):
     parameters = llama.llama_context_default_params()
