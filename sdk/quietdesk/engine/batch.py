@@ -16,6 +16,8 @@ class Segment:
     """Whether a token is sampled after the last one."""
     n_draft: int = 0
     """How many of the last tokens are guesses to be verified; only with `sample`."""
+    sampler: int = -1
+    """The runner's sampler; only with `sample`."""
 
     @property
     def stop(self) -> int:

@@ -51,6 +51,8 @@ class Runner(Protocol):
     """Tokens that each sequence can hold."""
     n_batch: int
     """Rows that one batch can have."""
+    can_trim: bool
+    """Whether `remove` can drop only a part of a sequence; recurrent memories cannot."""
 
     def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
         """Token ids of text.
@@ -70,12 +72,16 @@ class Runner(Protocol):
         """Whether the token ends the model's turn."""
         ...
 
-    def open_sampler(self, seq_id: int, sampling: Sampling, prompt: Seq[int]) -> None:
-        """Give the sequence a fresh sampler; penalties see the prompt's tokens."""
+    def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
+        """A fresh sampler's number; its penalties look back on the prompt too.
+
+        Raises:
+            DecodeError: the grammar does not compile.
+        """
         ...
 
-    def close_sampler(self, seq_id: int) -> None:
-        """Free the sequence's sampler, if it has one."""
+    def close_sampler(self, sampler: int) -> None:
+        """Free a sampler."""
         ...
 
     def decode(self, batch: Batch) -> list[list[int]]:
@@ -96,13 +102,6 @@ class Runner(Protocol):
         """Forget positions from start on; False where the memory cannot drop only a part.
 
         `start` 0 always works.
-        """
-        ...
-
-    def copy(self, source: int, target: int, length: int) -> bool:
-        """Make target hold the first `length` positions of source; False where it cannot.
-
-        Target's own content is gone either way.
         """
         ...
 

@@ -1,0 +1,467 @@
+"""Engine: the thread that owns the runner; a step is schedule, decode, deliver."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence as Seq
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from quietdesk.engine.batch import Batch, Segment
+from quietdesk.engine.detokenize import Detokenizer
+from quietdesk.engine.draft import look_up
+from quietdesk.engine.metrics import EngineMetrics
+from quietdesk.engine.prefix_cache import Parked, PrefixCache, Tokens
+from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
+from quietdesk.engine.sampling import Limits, Sampling
+from quietdesk.engine.scheduler import Admission, Scheduler
+from quietdesk.engine.sequence import Sequence, State
+from quietdesk.engine.stream import Stream
+from quietdesk.errors import (
+    ContextError,
+    DeadlineError,
+    DecodeError,
+    EngineClosedError,
+    EngineError,
+    QueueFullError,
+    UsageError,
+)
+from quietdesk.types import FinishReason
+
+
+class Engine:
+    """Runs many requests on one runner.
+
+    Any thread may submit, cancel and read. The engine owns the runner and closes it.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        *,
+        n_prefill: int = 256,
+        queue_limit: int = 256,
+        parked_bytes: int = 512 * 2**20,
+        n_draft: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Start the engine's thread.
+
+        Args:
+            runner: Evaluates; used by this engine only from now on.
+            n_prefill: Prompt tokens at most in a step that also generates.
+            queue_limit: Requests that may wait; one more is refused.
+            parked_bytes: Memory for states of conversations that hold no slot.
+            n_draft: Tokens guessed ahead by prompt look-up for a lone sequence; 0: none.
+            clock: Seconds; for tests.
+        """
+        self._runner = runner
+        self._clock = clock
+        self._n_draft = n_draft
+        self._cache = PrefixCache(
+            runner.n_seq, can_trim=runner.can_trim, parked_bytes=parked_bytes
+        )
+        self._scheduler = Scheduler(
+            self._cache,
+            n_batch=max(runner.n_batch, runner.n_seq),
+            n_prefill=n_prefill,
+        )
+        self._wake = threading.Condition()
+        self._arrived: deque[Sequence] = deque()
+        self._queue_limit = queue_limit
+        self._closing = False
+        self._in_decode: frozenset[int] = frozenset()
+        """Ids of the sequences whose prompt is being read in the decode under way."""
+        self._next_id = 0
+        self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
+        self._decode_s = 0.0
+        self._busy_s = 0.0
+        self._thread = threading.Thread(target=self._run, name="quietdesk-engine", daemon=True)
+        self._thread.start()
+
+    @property
+    def model(self) -> ModelInfo:
+        """What the model says of itself."""
+        return self._runner.info
+
+    @property
+    def n_ctx(self) -> int:
+        """Tokens that one conversation can hold, its reply included."""
+        return self._runner.n_ctx
+
+    @property
+    def n_seq(self) -> int:
+        """Requests that are evaluated at the same time at most."""
+        return self._runner.n_seq
+
+    def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
+        """Token ids of text; see `Runner.tokenize`."""
+        return self._runner.tokenize(text, special=special, begin=begin)
+
+    def submit(
+        self,
+        prompt: Seq[int],
+        *,
+        sampling: Sampling | None = None,
+        limits: Limits | None = None,
+        priority: int = 0,
+        deadline_s: float | None = None,
+    ) -> Stream:
+        """Have the model go on from prompt.
+
+        Args:
+            prompt: Token ids, at least one, and fewer than the context holds.
+            sampling: How tokens are chosen; greedy if None.
+            limits: When it ends.
+            priority: Higher goes first; a running request of a lower one makes room.
+            deadline_s: Seconds from now until it has to be finished.
+
+        Raises:
+            UsageError: an empty prompt.
+            ContextError: the prompt fills the context.
+            QueueFullError: too many requests wait; nothing was started.
+            EngineClosedError: the engine is closed.
+        """
+        if not prompt:
+            raise UsageError("A prompt needs at least one token; this one has none.")
+        if len(prompt) >= self._runner.n_ctx:
+            raise ContextError("The prompt", len(prompt), self._runner.n_ctx - 1)
+        limits = limits or Limits()
+        now = self._clock()
+        with self._wake:
+            if self._closing:
+                raise EngineClosedError
+            sequence = Sequence(
+                id=self._next_id,
+                tokens=list(prompt),
+                n_prompt=len(prompt),
+                sampling=sampling or Sampling(),
+                limits=limits,
+                stream=Stream(lambda: self._cancel(sequence), lambda: sequence.usage()),
+                detokenizer=Detokenizer(limits.stop),
+                submitted_at=now,
+                priority=priority,
+                deadline_at=None if deadline_s is None else now + deadline_s,
+                deadline_s=deadline_s or 0.0,
+            )
+            if len(self._arrived) + len(self._scheduler.waiting) >= self._queue_limit:
+                raise QueueFullError(self._queue_limit)
+            self._next_id += 1
+            self._arrived.append(sequence)
+            self._counts["requests_total"] += 1
+            self._wake.notify()
+        return sequence.stream
+
+    def metrics(self) -> EngineMetrics:
+        """What was done so far, and how things stand."""
+        values: dict[str, int | float] = dict(self._counts)
+        values |= {
+            "n_waiting": len(self._arrived) + len(self._scheduler.waiting),
+            "n_running": len(self._scheduler.running),
+            "n_slots": self._runner.n_seq,
+            "parked_states": self._cache.parked_count,
+            "parked_bytes": self._cache.parked_bytes,
+            "decode_s": self._decode_s,
+            "busy_s": self._busy_s,
+        }
+        return EngineMetrics(**values)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Stop; requests under way end as cancelled, waiting ones too. Safe to call twice."""
+        with self._wake:
+            self._closing = True
+            self._wake.notify()
+        self._runner.abort()
+        if threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    def __enter__(self) -> Self:
+        """The engine."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+    # From here on: the engine's thread, except for _cancel.
+
+    def _cancel(self, sequence: Sequence) -> None:
+        with self._wake:
+            sequence.cancelled = True
+            # A step that only generates is over in moments; a prompt may be long.
+            reading = sequence.id in self._in_decode
+            self._wake.notify()
+        if reading:
+            self._runner.abort()
+
+    def _run(self) -> None:
+        try:
+            while True:
+                with self._wake:
+                    while not (self._arrived or self._closing or self._has_work()):
+                        self._wake.wait()
+                    if self._closing:
+                        break
+                    while self._arrived:
+                        self._scheduler.add(self._arrived.popleft())
+                started = time.perf_counter()
+                self._step()
+                self._busy_s += time.perf_counter() - started
+        finally:
+            with self._wake:
+                self._closing = True
+                rest = [*self._arrived, *self._scheduler.waiting, *self._scheduler.running]
+            for sequence in rest:
+                self._finish(sequence, FinishReason.CANCELLED)
+            self._runner.close()
+
+    def _has_work(self) -> bool:
+        return bool(self._scheduler.waiting or self._scheduler.running)
+
+    def _step(self) -> None:
+        now = self._clock()
+        self._drop_ended(now)
+        while (preempted := self._scheduler.preempt()) is not None:
+            self._counts["preemptions"] += 1
+            self._leave_slot(preempted)
+            self._admit(now, one=True)
+        self._admit(now)
+        batch = self._scheduler.batch()
+        if not batch.segments:
+            return
+        by_slot = {sequence.slot: sequence for sequence in self._scheduler.running}
+        reading = frozenset(by_slot[segment.seq_id].id for segment in batch.prefill)
+        with self._wake:
+            if self._closing or any(by_slot[s.seq_id].cancelled for s in batch.prefill):
+                return
+            self._in_decode = reading
+        try:
+            sampled = self._decode(batch)
+        except AbortedError:
+            self._go_back(batch, by_slot)
+            return
+        except Exception as error:
+            self._isolate(batch, by_slot, error)
+            return
+        finally:
+            with self._wake:
+                self._in_decode = frozenset()
+        self._deliver(batch, by_slot, sampled)
+
+    def _decode(self, batch: Batch) -> list[list[int]]:
+        started = time.perf_counter()
+        try:
+            return self._runner.decode(batch)
+        finally:
+            self._decode_s += time.perf_counter() - started
+            self._counts["steps"] += 1
+            self._counts["evaluated_tokens"] += batch.n_rows
+
+    def _drop_ended(self, now: float) -> None:
+        for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
+            if sequence.cancelled:
+                self._finish(sequence, FinishReason.CANCELLED)
+            elif sequence.deadline_at is not None and now >= sequence.deadline_at:
+                self._finish(sequence, FinishReason.FAILED, DeadlineError(sequence.deadline_s))
+
+    # Slots.
+
+    def _admit(self, now: float, *, one: bool = False) -> None:
+        while (admission := self._scheduler.next_admission(now)) is not None:
+            try:
+                self._place(admission, now)
+            except Exception as error:
+                self._finish(admission.sequence, FinishReason.FAILED, _as_engine_error(error))
+            if one:
+                return
+
+    def _place(self, admission: Admission, now: float) -> None:
+        """Give the sequence its slot, with as much of its prompt as is there already."""
+        sequence, placement = admission.sequence, admission.placement
+        slot = self._cache.slots[placement.slot]
+        self._cache.take(slot.id)
+        held = 0
+        if placement.park:
+            self._cache.park(slot.tokens, self._runner.save(slot.id))
+        if placement.source is None:
+            held = self._trim(slot.id, placement.length)
+        else:
+            held = self._bring(placement.source, slot.id, placement.length)
+        sequence.n_computed = held
+        self._note_content(sequence)
+        if sequence.started_at is None:
+            sequence.started_at = now
+            sequence.n_cached = held
+            self._counts["prompt_tokens"] += sequence.n_prompt
+            self._counts["cached_tokens"] += held
+        if sequence.sampler < 0:
+            prompt = sequence.tokens[: sequence.n_prompt]
+            sequence.sampler = self._runner.open_sampler(sequence.sampling, prompt)
+
+    def _bring(self, source: int | Parked, target: int, length: int) -> int:
+        """Fill target with the first length positions of a state or another slot."""
+        if isinstance(source, Parked):
+            if not self._runner.load(target, source.state):
+                self._cache.forget(source)
+                return self._trim(target, 0)
+            return self._trim(target, length)
+        tokens = self._cache.slots[source].tokens
+        if not self._runner.load(target, self._runner.save(source)):
+            return self._trim(target, 0)
+        held = self._trim(target, length)
+        if held:
+            # What two prompts have in common will be asked for again: keep just that.
+            self._cache.park(tokens[:held], self._runner.save(target), shared=True)
+        return held
+
+    def _trim(self, slot_id: int, length: int) -> int:
+        """Keep the first length positions of a slot, or none where it cannot drop a part."""
+        if self._runner.remove(slot_id, length):
+            return length
+        self._runner.remove(slot_id, 0)
+        return 0
+
+    def _note_content(self, sequence: Sequence) -> None:
+        known = min(sequence.n_computed, sequence.n_prompt)
+        self._cache.hold(sequence.slot, np.array(sequence.tokens[:known], np.int32))
+
+    def _leave_slot(self, sequence: Sequence) -> None:
+        if sequence.slot < 0:
+            return
+        content: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
+        self._cache.release(sequence.slot, content)
+        sequence.slot = -1
+        sequence.n_computed = 0
+        sequence.draft = ()
+
+    # After a decode.
+
+    def _deliver(
+        self, batch: Batch, by_slot: dict[int, Sequence], sampled: list[list[int]]
+    ) -> None:
+        now = self._clock()
+        alone = len(by_slot) == 1
+        for segment, tokens in zip(batch.segments, sampled, strict=True):
+            sequence = by_slot[segment.seq_id]
+            sequence.n_computed = segment.stop - segment.n_draft
+            if not segment.sample:
+                self._note_content(sequence)
+                continue
+            if segment.n_draft:
+                self._counts["drafted_tokens"] += segment.n_draft
+                self._counts["accepted_tokens"] += len(tokens) - 1
+                sequence.n_computed += len(tokens) - 1
+                if sequence.n_computed < segment.stop:
+                    self._runner.remove(segment.seq_id, sequence.n_computed)
+            if not sequence.n_generated:
+                sequence.first_token_at = now
+                self._note_content(sequence)
+                if not self._runner.can_trim:
+                    self._checkpoint(sequence)
+            sequence.last_token_at = now
+            self._say(sequence, tokens)
+            if self._n_draft and alone and sequence.state is State.RUNNING:
+                sequence.draft = look_up(sequence.tokens, self._n_draft)
+
+    def _checkpoint(self, sequence: Sequence) -> None:
+        """Park the state at the prompt's end, where the next turn can start again."""
+        tokens: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
+        self._cache.park(tokens, self._runner.save(sequence.slot))
+
+    def _say(self, sequence: Sequence, tokens: list[int]) -> None:
+        """Append tokens, show what may be shown, end where it has to end."""
+        limits = sequence.limits
+        said: list[str] = []
+        reason: FinishReason | None = None
+        count = 0
+        for token in tokens:
+            sequence.tokens.append(token)
+            count += 1
+            ends = self._runner.is_end(token) and not limits.ignore_end
+            if ends or token in limits.stop_tokens:
+                reason = FinishReason.STOP
+                break
+            said.append(sequence.detokenizer.push(self._runner.piece(token)))
+            if sequence.detokenizer.stopped:
+                reason = FinishReason.STOP
+                break
+            full = len(sequence.tokens) >= self._runner.n_ctx
+            if sequence.n_generated >= limits.max_tokens or full:
+                reason = FinishReason.LENGTH
+                break
+        self._counts["generated_tokens"] += count
+        # Tokens after the end were verified in vain; they are not in the conversation.
+        sequence.n_computed = min(sequence.n_computed, len(sequence.tokens))
+        text = "".join(said)
+        if text:
+            sequence.stream.put(text, count)
+        if reason is not None:
+            self._finish(sequence, reason)
+
+    def _finish(
+        self, sequence: Sequence, reason: FinishReason, error: EngineError | None = None
+    ) -> None:
+        if sequence.state is State.FINISHED:
+            return
+        rest = sequence.detokenizer.flush()
+        if rest:
+            sequence.stream.put(rest, 0)
+        self._scheduler.remove(sequence)
+        self._leave_slot(sequence)
+        if sequence.sampler >= 0:
+            self._runner.close_sampler(sequence.sampler)
+        sequence.state = State.FINISHED
+        kind = {FinishReason.CANCELLED: "cancelled", FinishReason.FAILED: "failed"}
+        self._counts[f"requests_{kind.get(reason, 'finished')}"] += 1
+        sequence.stream.end(reason, sequence.usage(), error)
+
+    # When a decode did not come to its end.
+
+    def _go_back(self, batch: Batch, by_slot: dict[int, Sequence]) -> None:
+        """Put every slot of the batch back to where its segment started."""
+        for segment in batch.segments:
+            sequence = by_slot[segment.seq_id]
+            sequence.n_computed = self._trim(segment.seq_id, segment.start)
+            sequence.draft = ()
+            self._note_content(sequence)
+
+    def _isolate(self, batch: Batch, by_slot: dict[int, Sequence], error: Exception) -> None:
+        """Find whose fault it was: go back, then evaluate each segment alone."""
+        self._go_back(batch, by_slot)
+        if len(batch.segments) == 1:
+            sequence = by_slot[batch.segments[0].seq_id]
+            self._runner.remove(sequence.slot, 0)
+            sequence.n_computed = 0
+            self._finish(sequence, FinishReason.FAILED, _as_engine_error(error))
+            return
+        for segment in batch.segments:
+            sequence = by_slot[segment.seq_id]
+            if sequence.n_computed != segment.start:
+                continue  # Its memory could not go back; it is read again in the next step.
+            alone = Batch(prefill=(_without_draft(segment),))
+            try:
+                sampled = self._decode(alone)
+            except AbortedError:
+                self._go_back(alone, by_slot)
+            except Exception as own:
+                self._isolate(alone, by_slot, own)
+            else:
+                self._deliver(alone, by_slot, sampled)
+
+
+def _without_draft(segment: Segment) -> Segment:
+    own = segment.tokens[: len(segment.tokens) - segment.n_draft]
+    return Segment(segment.seq_id, segment.start, own, segment.sample, 0, segment.sampler)
+
+
+def _as_engine_error(error: Exception) -> EngineError:
+    if isinstance(error, EngineError):
+        return error
+    return DecodeError(f"The runner failed: {type(error).__name__}: {error}")

@@ -1,0 +1,505 @@
+"""LlamaRunner: llama.cpp's low-level API behind the Runner seam; the only module that imports it.
+
+Each sequence has a KV stream of its own (`kv_unified` off): from eight sequences on that is far
+faster than one shared buffer, whose attention reads everybody's cells. llama.cpp then evaluates a
+run of neighbouring sequence numbers in one pass, and starts another pass at every gap.
+"""
+
+import ctypes
+import threading
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence as Seq
+from pathlib import Path
+from typing import Any, ClassVar
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from quietdesk.engine.batch import Batch, Segment
+from quietdesk.engine.device import DevicePlan, ModelShape
+from quietdesk.engine.runner import AbortedError, ModelInfo
+from quietdesk.engine.sampling import Sampling
+from quietdesk.errors import DecodeError, ModelFileError
+from quietdesk_models.errors import BadFileError
+from quietdesk_models.gguf import Header, read_model
+
+SPARE_OUTPUTS = 16
+"""Rows with scores beyond one per sequence: the drafted tokens of a lone sequence."""
+CANDIDATE_MARGIN = 16.0
+"""Logits further below the best than this hold e^-16 of its probability each; see `_candidates`."""
+
+_KV_TYPES = {"f16": llama_cpp.GGML_TYPE_F16, "q8_0": llama_cpp.GGML_TYPE_Q8_0, "f32": 0}
+_FLASH = {"auto": -1, "off": 0, "on": 1}
+
+
+class _Log:
+    """llama.cpp's log, kept instead of printed: its last lines explain a failure."""
+
+    lines: ClassVar[deque[str]] = deque(maxlen=40)
+    _callback: ClassVar[Any] = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    @classmethod
+    def capture(cls) -> None:
+        """Have llama.cpp log here; process-wide, before its first call, and kept alive."""
+        with cls._lock:
+            if cls._callback is None:
+                cls._callback = llama_cpp.llama_log_callback(cls._add)
+                llama_cpp.llama_log_set(cls._callback, ctypes.c_void_p(0))
+
+    @classmethod
+    def _add(cls, level: int, text: bytes, _data: object) -> None:
+        if level >= 3:  # GGML_LOG_LEVEL_WARN; lower ones are information and debugging
+            cls.lines.append(text.decode("utf-8", "replace").rstrip())
+
+    @classmethod
+    def reason(cls) -> str:
+        """The last error in one line."""
+        told = [line for line in cls.lines if line and "failed to load model" not in line]
+        return told[-1] if told else "llama.cpp gave no reason"
+
+
+def read_shape(header: Header) -> ModelShape:
+    """The numbers of a model that its memory depends on."""
+    heads = header.numbers("attention.head_count_kv") or header.numbers("attention.head_count")
+    width = header.number("embedding_length") // (header.number("attention.head_count") or 1)
+    width_k = header.number("attention.key_length") or width
+    width_v = header.number("attention.value_length") or width
+    layers = heads if len(heads) > 1 else heads * header.n_layer
+    return ModelShape(
+        n_ctx_train=header.n_ctx_train,
+        kv_numbers_per_token=sum(layers) * (width_k + width_v),
+        weights_bytes=header.weights_bytes,
+    )
+
+
+def read_header(path: Path) -> Header:
+    """What the file says of itself.
+
+    Raises:
+        ModelFileError: it is missing, no GGUF, or cut short.
+    """
+    try:
+        return read_model(path)
+    except BadFileError as error:
+        raise ModelFileError(str(path), error.reason) from None
+
+
+class LlamaRunner:
+    """A model in this process."""
+
+    def __init__(
+        self, path: Path, plan: DevicePlan, on_progress: Callable[[float], bool] | None = None
+    ) -> None:
+        """Load a model.
+
+        Args:
+            path: A GGUF file.
+            plan: How it is run here.
+            on_progress: Told the share that is loaded, 0 to 1; False stops the loading.
+
+        Raises:
+            ModelFileError: llama.cpp does not load it, or loading was stopped.
+        """
+        header = read_header(path)
+        _Log.capture()
+        llama_cpp.llama_backend_init()
+        self.n_seq, self.n_ctx, self.n_batch = plan.n_seq, plan.n_ctx, plan.n_batch
+        self._ctx: Any = None
+        self._model = self._load_model(path, plan, on_progress)
+        try:
+            self._ctx = self._open_context(path, plan)
+            self._vocab = llama_cpp.llama_model_get_vocab(self._model)
+            self._memory = llama_cpp.llama_get_memory(self._ctx)
+            self._set_up()
+            self._warm_up()
+            self.info = self._read_info(path, header)
+        except BaseException:
+            self.close()
+            raise
+
+    @staticmethod
+    def _load_model(
+        path: Path, plan: DevicePlan, on_progress: Callable[[float], bool] | None
+    ) -> Any:
+        params = llama_cpp.llama_model_default_params()
+        if plan.n_gpu_layers >= 0:
+            params.n_gpu_layers = plan.n_gpu_layers
+        if on_progress is not None:
+            params.progress_callback = llama_cpp.llama_progress_callback(
+                lambda share, _data: on_progress(share)
+            )
+        _Log.lines.clear()
+        model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if not model:
+            raise ModelFileError(str(path), _Log.reason())
+        return model
+
+    def _open_context(self, path: Path, plan: DevicePlan) -> Any:
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx = plan.n_ctx * plan.n_seq
+        params.n_seq_max = plan.n_seq
+        params.n_batch = params.n_ubatch = max(plan.n_batch, plan.n_seq)
+        self._max_outputs = plan.n_seq + SPARE_OUTPUTS
+        params.n_outputs_max = min(self._max_outputs, params.n_batch)
+        params.n_threads = params.n_threads_batch = plan.n_threads
+        params.type_k = params.type_v = _KV_TYPES[plan.kv_type]
+        params.flash_attn_type = _FLASH[plan.flash_attention]
+        params.kv_unified = False
+        # A sliding window that forgets cannot go back to an earlier turn; keep it all.
+        params.swa_full = True
+        params.no_perf = True
+        self._stop_flag = ctypes.create_string_buffer(2)
+        # llama.cpp asks between any two operations whether to stop, a thousand times a step: a
+        # Python function would cost more than the step. strlen of a flag answers in C: 0 or 1.
+        self._strlen = ctypes.cast(ctypes.CDLL(None).strlen, llama_cpp.ggml_abort_callback)
+        params.abort_callback = self._strlen
+        params.abort_callback_data = ctypes.addressof(self._stop_flag)
+        _Log.lines.clear()
+        ctx = llama_cpp.llama_init_from_model(self._model, params)
+        if not ctx:
+            raise ModelFileError(str(path), f"no context could be opened: {_Log.reason()}")
+        return ctx
+
+    def _set_up(self) -> None:
+        """Arrays that every batch is written into, and what is asked of the vocabulary often."""
+        n = max(self.n_batch, self.n_seq)
+        self._tokens = np.zeros(n, np.int32)
+        self._pos = np.zeros(n, np.int32)
+        self._n_seq_id = np.ones(n, np.int32)
+        self._seq_ids = np.zeros(n, np.int32)
+        self._seq_id_at = (
+            np.arange(n, dtype=np.uint64) * np.uint64(4) + np.uint64(self._seq_ids.ctypes.data)
+        ).astype(np.uint64)
+        self._wanted = np.zeros(n, np.int8)
+
+        def at(array: NDArray[Any], kind: Any) -> Any:
+            return ctypes.cast(array.ctypes.data, kind)
+
+        fields = dict(llama_cpp.llama_batch._fields_)
+        self._batch = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=at(self._tokens, fields["token"]),
+            embd=None,
+            pos=at(self._pos, fields["pos"]),
+            n_seq_id=at(self._n_seq_id, fields["n_seq_id"]),
+            seq_id=at(self._seq_id_at, fields["seq_id"]),
+            logits=at(self._wanted, fields["logits"]),
+        )
+        self._n_vocab = llama_cpp.llama_vocab_n_tokens(self._vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._ends: dict[int, bool] = {}
+        self._samplers: dict[int, _Sampler] = {}
+        self._next_sampler = 0
+        self.can_trim = not (
+            llama_cpp.llama_model_is_recurrent(self._model)
+            or llama_cpp.llama_model_is_hybrid(self._model)
+        )
+
+    def _warm_up(self) -> None:
+        """Evaluate one token, so that the first request does not wait for pages of the file."""
+        first = max(0, llama_cpp.llama_vocab_bos(self._vocab))
+        self._batch.n_tokens = self._write(Segment(0, 0, (first,), sample=False), 0)
+        llama_cpp.llama_decode(self._ctx, self._batch)
+        llama_cpp.llama_memory_clear(self._memory, False)
+
+    def _read_info(self, path: Path, header: Header) -> ModelInfo:
+        vocab = self._vocab
+        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        special = [
+            text
+            for token in range(self._n_vocab)
+            if llama_cpp.llama_vocab_get_attr(vocab, token) & control
+            and (text := self._token_text(token))
+        ]
+        template = llama_cpp.llama_model_chat_template(self._model, None)
+        return ModelInfo(
+            name=header.name or path.stem,
+            architecture=header.architecture,
+            path=str(path),
+            size_bytes=header.file_bytes,
+            n_params=llama_cpp.llama_model_n_params(self._model),
+            n_ctx_train=llama_cpp.llama_model_n_ctx_train(self._model),
+            n_vocab=self._n_vocab,
+            quantisation=header.quantisation,
+            chat_template=template.decode("utf-8", "replace") if template else None,
+            bos_token=self._token_text(llama_cpp.llama_vocab_bos(vocab)),
+            eos_token=self._token_text(llama_cpp.llama_vocab_eos(vocab)),
+            adds_bos=bool(llama_cpp.llama_vocab_get_add_bos(vocab)),
+            special_tokens=tuple(special),
+            fingerprint=header.fingerprint,
+        )
+
+    def _token_text(self, token: int) -> str:
+        if token < 0:
+            return ""
+        text = llama_cpp.llama_vocab_get_text(self._vocab, token)
+        return text.decode("utf-8", "replace") if text else ""
+
+    # Vocabulary: from any thread.
+
+    def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
+        """Token ids of text; see `Runner.tokenize`."""
+        data = text.encode("utf-8", "surrogatepass")
+        room = len(data) + 8
+        buffer = (ctypes.c_int32 * room)()
+        n = llama_cpp.llama_tokenize(
+            self._vocab, data, len(data), buffer, room, begin, special
+        )
+        if n < 0:
+            raise DecodeError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
+        return buffer[:n]
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; see `Runner.piece`."""
+        known = self._pieces.get(token)
+        if known is None:
+            buffer = ctypes.create_string_buffer(256)
+            n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, 256, 0, False)
+            if n < 0:
+                buffer = ctypes.create_string_buffer(-n)
+                n = llama_cpp.llama_token_to_piece(self._vocab, token, buffer, -n, 0, False)
+            known = self._pieces[token] = buffer.raw[:n]
+        return known
+
+    def is_end(self, token: int) -> bool:
+        """Whether the token ends the model's turn."""
+        known = self._ends.get(token)
+        if known is None:
+            known = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
+        return known
+
+    # Samplers.
+
+    def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
+        """A fresh sampler's number; see `Runner.open_sampler`."""
+        self._next_sampler += 1
+        self._samplers[self._next_sampler] = _Sampler(
+            sampling, prompt, self._vocab, self._n_vocab
+        )
+        return self._next_sampler
+
+    def close_sampler(self, sampler: int) -> None:
+        """Free a sampler."""
+        self._samplers.pop(sampler).close()
+
+    # Evaluation: from the engine's thread.
+
+    def decode(self, batch: Batch) -> list[list[int]]:
+        """Evaluate and sample; see `Runner.decode`."""
+        segments = batch.segments
+        # Ascending sequence numbers: what lies side by side is evaluated in one pass.
+        order = sorted(range(len(segments)), key=lambda i: segments[i].seq_id)
+        at = 0
+        for i in order:
+            at = self._write(segments[i], at)
+        self._batch.n_tokens = at
+        try:
+            code = llama_cpp.llama_decode(self._ctx, self._batch)
+        finally:
+            stopped, self._stop_flag[0] = self._stop_flag[0] != b"\0", b"\0"
+        if code == 2 or (code and stopped):
+            raise AbortedError
+        if code:
+            meaning = {1: "no room in the KV cache", -1: "an invalid batch"}
+            raise DecodeError(
+                f"llama_decode returned {code}: {meaning.get(code, _Log.reason())}."
+            )
+        return self._sample(segments, order)
+
+    def _write(self, segment: Segment, at: int) -> int:
+        n = len(segment.tokens)
+        end = at + n
+        self._tokens[at:end] = segment.tokens
+        self._pos[at:end] = np.arange(segment.start, segment.start + n, dtype=np.int32)
+        self._seq_ids[at:end] = segment.seq_id
+        self._wanted[at:end] = 0
+        if segment.sample:
+            self._wanted[end - 1 - segment.n_draft : end] = 1
+        return end
+
+    def _sample(self, segments: Seq[Segment], order: Iterable[int]) -> list[list[int]]:
+        answer: list[list[int]] = [[] for _ in segments]
+        asking = [i for i in order if segments[i].sample]
+        n_rows = sum(1 + segments[i].n_draft for i in asking)
+        if not n_rows:
+            return answer
+        pointer = llama_cpp.llama_get_logits(self._ctx)
+        address = ctypes.addressof(pointer.contents)
+        flat = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
+        scores = np.frombuffer(flat, np.float32).reshape(n_rows, self._n_vocab)
+        likeliest = scores.argmax(axis=1).tolist()
+        row = 0
+        for i in asking:
+            segment = segments[i]
+            sampler = self._samplers[segment.sampler]
+            guesses = segment.tokens[len(segment.tokens) - segment.n_draft :]
+            for guess in (*guesses, None):
+                token = sampler.choose(scores[row], likeliest[row])
+                answer[i].append(token)
+                row += 1
+                if guess != token:
+                    break
+            row += segment.n_draft + 1 - len(answer[i])
+        return answer
+
+    def remove(self, seq_id: int, start: int) -> bool:
+        """Forget positions from start on; see `Runner.remove`."""
+        return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, -1))
+
+    def save(self, seq_id: int) -> bytes:
+        """The sequence's state."""
+        size = llama_cpp.llama_state_seq_get_size(self._ctx, seq_id)
+        state = bytearray(size)
+        buffer = (ctypes.c_uint8 * size).from_buffer(state)
+        written = llama_cpp.llama_state_seq_get_data(self._ctx, buffer, size, seq_id)
+        del buffer
+        return bytes(memoryview(state)[:written])
+
+    def load(self, seq_id: int, state: bytes) -> bool:
+        """Replace the sequence's content; see `Runner.load`."""
+        llama_cpp.llama_memory_seq_rm(self._memory, seq_id, 0, -1)
+        source = ctypes.cast(ctypes.c_char_p(state), ctypes.POINTER(ctypes.c_uint8))
+        done = llama_cpp.llama_state_seq_set_data(self._ctx, source, len(state), seq_id)
+        return bool(done)
+
+    def abort(self) -> None:
+        """Stop the decode under way, or the next one if none is; from any thread."""
+        self._stop_flag[0] = b"\1"
+
+    def close(self) -> None:
+        """Free everything."""
+        for sampler in getattr(self, "_samplers", {}).values():
+            sampler.close()
+        self._samplers = {}
+        if self._ctx:
+            llama_cpp.llama_free(self._ctx)
+            self._ctx = None
+        if self._model:
+            llama_cpp.llama_model_free(self._model)
+            self._model = None
+
+
+class _Sampler:
+    """A llama.cpp sampler chain of one request."""
+
+    def __init__(
+        self, sampling: Sampling, prompt: Seq[int], vocab: Any, n_vocab: int
+    ) -> None:
+        self._sampling = sampling
+        self._n_vocab = n_vocab
+        self._chain: Any = None
+        if sampling.is_greedy:
+            return
+        self._chain = llama_cpp.llama_sampler_chain_init(
+            llama_cpp.llama_sampler_chain_default_params()
+        )
+        try:
+            for part in _parts(sampling, vocab, n_vocab):
+                llama_cpp.llama_sampler_chain_add(self._chain, part)
+        except BaseException:
+            self.close()
+            raise
+        if sampling.changes_scores:
+            # Grammars must not see the prompt, penalties must: accept it before the grammar is on.
+            for token in prompt[-sampling.penalty_last_n :]:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+        if sampling.grammar:
+            self._grammar = llama_cpp.llama_sampler_init_grammar(
+                vocab, sampling.grammar.encode(), b"root"
+            )
+            if not self._grammar:
+                self.close()
+                raise DecodeError(f"The grammar does not compile: {_Log.reason()}")
+        self._narrow = bool(
+            sampling.top_k and not sampling.changes_scores and not sampling.grammar
+        )
+
+    def choose(self, scores: NDArray[np.float32], likeliest: int) -> int:
+        """The next token."""
+        if self._chain is None:
+            return likeliest
+        candidates = self._candidates(scores, likeliest)
+        data = np.zeros(len(candidates), _TOKEN_DATA)
+        data["id"] = candidates
+        data["logit"] = scores[candidates]
+        array = llama_cpp.llama_token_data_array(
+            data=ctypes.cast(data.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data)),
+            size=len(candidates),
+            selected=-1,
+            sorted=False,
+        )
+        pointer = ctypes.byref(array)
+        if self._sampling.grammar:
+            llama_cpp.llama_sampler_apply(self._grammar, pointer)
+        llama_cpp.llama_sampler_apply(self._chain, pointer)
+        token = int(array.data[array.selected].id)
+        if self._sampling.grammar:
+            llama_cpp.llama_sampler_accept(self._grammar, token)
+        llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _candidates(self, scores: NDArray[np.float32], likeliest: int) -> NDArray[np.int32]:
+        """Tokens that the chain has to look at: all of them, or where top-k cuts, enough for it.
+
+        Whenever at least k tokens lie within the margin, the k best are among them, so that the
+        chain's own top-k chooses the same ones as from the whole vocabulary.
+        """
+        if self._narrow:
+            near = np.flatnonzero(scores >= scores[likeliest] - CANDIDATE_MARGIN)
+            if len(near) >= self._sampling.top_k:
+                return near.astype(np.int32)
+        return np.arange(self._n_vocab, dtype=np.int32)
+
+    def close(self) -> None:
+        if self._chain:
+            llama_cpp.llama_sampler_free(self._chain)
+            self._chain = None
+        if getattr(self, "_grammar", None):
+            llama_cpp.llama_sampler_free(self._grammar)
+            self._grammar = None
+
+
+_TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+
+
+def _parts(sampling: Sampling, vocab: Any, n_vocab: int) -> Iterable[Any]:
+    """The chain's samplers, in llama.cpp's own order."""
+    s = sampling
+    if s.logit_bias:
+        kind = llama_cpp.llama_logit_bias * len(s.logit_bias)
+        pairs = kind(*(llama_cpp.llama_logit_bias(token, bias) for token, bias in s.logit_bias))
+        yield llama_cpp.llama_sampler_init_logit_bias(n_vocab, len(pairs), pairs)
+    if s.repeat_penalty != 1.0 or s.frequency_penalty or s.presence_penalty:
+        yield llama_cpp.llama_sampler_init_penalties(
+            n_vocab, s.penalty_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
+        )
+    if s.dry_multiplier:
+        breakers = [b"\n", b":", b'"', b"*"]
+        yield llama_cpp.llama_sampler_init_dry(
+            vocab,
+            s.dry_multiplier,
+            1.75,
+            2,
+            s.penalty_last_n,
+            (ctypes.c_char_p * len(breakers))(*breakers),
+            len(breakers),
+        )
+    if s.temperature == 0.0:
+        yield llama_cpp.llama_sampler_init_greedy()
+        return
+    if s.mirostat_tau > 0:
+        yield llama_cpp.llama_sampler_init_temp(s.temperature)
+        yield llama_cpp.llama_sampler_init_mirostat_v2(s.seed, s.mirostat_tau, s.mirostat_eta)
+        return
+    if s.top_k:
+        yield llama_cpp.llama_sampler_init_top_k(s.top_k)
+    if s.typical_p < 1.0:
+        yield llama_cpp.llama_sampler_init_typical(s.typical_p, 1)
+    if s.top_p < 1.0:
+        yield llama_cpp.llama_sampler_init_top_p(s.top_p, 1)
+    if s.min_p > 0.0:
+        yield llama_cpp.llama_sampler_init_min_p(s.min_p, 1)
+    yield llama_cpp.llama_sampler_init_temp(s.temperature)
+    yield llama_cpp.llama_sampler_init_dist(s.seed)
