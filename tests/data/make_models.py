@@ -228,7 +228,8 @@ def make_gemma3(path: Path) -> None:
         maker.attention_layer(block, head_size)
         maker.add(f"{block}.attn_q_norm.weight", np.full(head_size, 2.0, np.float32))
         maker.add(f"{block}.attn_k_norm.weight", np.full(head_size, 2.0, np.float32))
-        maker.ones(f"{block}.post_attention_norm.weight", N_EMBD)
+        # The embeddings come in multiplied by 8; what attention adds has to be heard beside them.
+        maker.add(f"{block}.post_attention_norm.weight", np.full(N_EMBD, 8.0, np.float32))
         maker.gated_mlp(block)
         maker.ones(f"{block}.post_ffw_norm.weight", N_EMBD)
     maker.write()
