@@ -16,6 +16,9 @@
     │   ├── EngineClosedError      the engine was closed
     │   └── DecodeError            llama.cpp reported a failure
     ├── ConversationBusyError      a reply is still being written in this conversation
+    ├── LogError                   a log of conversations cannot be read or written
+    │   ├── LogFormatError         its format is not known, or not the one that was named
+    │   └── LogRecordError         strict reading met a record that it had to reject
     └── StoreError                 the database cannot be used
         ├── StoreVersionError      it was made by a newer version
         └── StoreWriteError        read-only, a full disk, locked for too long
@@ -174,6 +177,28 @@ class ConversationBusyError(QuietdeskError):
             f"A reply is still being written in conversation {conversation_id!r}. "
             "Wait for it, or cancel it first."
         )
+
+
+class LogError(QuietdeskError):
+    """A log of conversations cannot be read or written."""
+
+
+class LogFormatError(LogError):
+    """The log's format is not known, or it is not the one that was named."""
+
+
+class LogRecordError(LogError):
+    """Strict reading met a record that it had to reject.
+
+    Attributes:
+        place: File and line, or record number.
+        reason: What is wrong with it.
+    """
+
+    def __init__(self, place: str, reason: str) -> None:
+        self.place = place
+        self.reason = reason
+        super().__init__(f"{place}: {reason} Strict reading stops here; nothing was skipped.")
 
 
 class StoreError(QuietdeskError):
