@@ -5,10 +5,14 @@ Messages of a conversation form a tree; one leaf is active, and the way from the
 conversation as it stands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
 
-from quietdesk.types import ConversationInfo, Message
+from quietdesk.types import Author, ConversationInfo, Message
+
+ROOT = ""
+"""As a message's `parent_id`: hang it on nothing, beside the first message. None is the leaf."""
 
 
 class Store(Protocol):
@@ -35,14 +39,27 @@ class Store(Protocol):
         query: str = "",
         *,
         customer: str | None = None,
+        tag: str | None = None,
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+        author: Author | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        deleted: bool = False,
         limit: int = 100,
         offset: int = 0,
     ) -> list[ConversationInfo]:
         """Conversations that are not deleted, the last used first.
 
         Args:
-            query: Words that must all stand in the title or the messages; the last may be cut short.
+            query: Words that must all stand in the title or the messages; the last may be cut
+                short. Case, accents and punctuation do not matter.
             customer: Only this customer's.
+            tag: Only those with it in their metadata's `tags`.
+            metadata: Only those whose metadata has these values, alone or in a list.
+            author: Only those with a message by this author, on any branch.
+            since: Only those last used at this time or later.
+            until: Only those last used before this time.
+            deleted: The deleted ones instead.
             limit: How many at most.
             offset: How many to pass over first.
         """
@@ -68,10 +85,13 @@ class Store(Protocol):
         """Remove deleted conversations for good, all of them if None; how many there were."""
         ...
 
-    def messages(self, conversation_id: str, leaf_id: str | None = None) -> list[Message]:
+    def messages(
+        self, conversation_id: str, leaf_id: str | None = None, *, reports: bool = True
+    ) -> list[Message]:
         """The way from the root to a leaf, the active one if None, root first.
 
-        A reply whose writer is dead comes back as interrupted.
+        A reply whose writer is dead comes back as interrupted. Without `reports` the messages'
+        `context` is None: in a long conversation the reports are most of what there is to read.
         """
         ...
 
@@ -87,9 +107,7 @@ class Store(Protocol):
         """
         ...
 
-    def begin_turn(
-        self, conversation_id: str, said: tuple[Message, ...], reply: Message
-    ) -> None:
+    def begin_turn(self, conversation_id: str, said: tuple[Message, ...], reply: Message) -> None:
         """Keep what was said and an open reply after it, in one transaction.
 
         The reply has no finish reason; until it gets one the conversation is busy. The reply
@@ -97,8 +115,9 @@ class Store(Protocol):
 
         Args:
             conversation_id: The conversation, which must exist.
-            said: New messages in order, the first one hanging on the active leaf or where its
-                `parent_id` says; empty for another version of a reply.
+            said: New messages in order, the first one hanging on the active leaf, or where its
+                `parent_id` says (`ROOT` for another first message); empty for another version of
+                a reply.
             reply: Hangs on the last of `said`, or on its own `parent_id`.
 
         Raises:
@@ -120,6 +139,37 @@ class Store(Protocol):
 
     def undo_turn(self, reply_id: str, said_ids: tuple[str, ...]) -> None:
         """Take back what `begin_turn` wrote for a turn that could not be started."""
+        ...
+
+    def import_conversations(
+        self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
+    ) -> int:
+        """Keep conversations from elsewhere, all of them or none; how many there were.
+
+        The messages of each come parents first; the last one becomes the active leaf.
+
+        Raises:
+            UsageError: an id that is taken, a broken tree or a date in the future, with its place.
+        """
+        ...
+
+    def export_customer(self, customer: str) -> dict[str, Any]:
+        """Everything that is kept about a customer, deleted conversations too, as plain JSON."""
+        ...
+
+    def erase_customer(self, customer: str) -> int:
+        """Remove everything that is kept about a customer for good; how many conversations.
+
+        Raises:
+            ConversationBusyError: a reply is being written in one of them; nothing was removed.
+        """
+        ...
+
+    def purge_older_than(self, moment: datetime) -> int:
+        """Remove conversations last used before a time for good; how many there were.
+
+        Those in which a reply is being written stay.
+        """
         ...
 
     def close(self) -> None:

@@ -1,0 +1,187 @@
+"""Schema: the tables of the current revision, for SQLite and PostgreSQL.
+
+Times are microseconds since 1970, UTC. A message's place is its number in its conversation, from
+1, in the order of writing; place 0 of the search index is the title.
+"""
+
+import re
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    Connection,
+    Dialect,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+    text,
+)
+from sqlalchemy.dialects.postgresql import TSVECTOR
+
+HEAD = "0001"
+"""The revision that these tables are; migrations lead here."""
+OLDER: tuple[str, ...] = ()
+"""Earlier revisions that the migrations know."""
+APPLICATION_ID = 0x51446573
+"""SQLite's mark that a file is ours: `QDes`."""
+PLACE_BITS = 20
+"""Bits of a search row's number that hold the place; the rest is the conversation's number."""
+POSTGRES_SCHEMA = "quietdesk"
+"""The tables' namespace in a PostgreSQL database, which others may use too."""
+
+_ESCAPED = re.compile("[\x00\x10\ud800-\udfff]")
+_ESCAPE = re.compile("\x10([0-9a-f]{4})")
+
+
+class Plain(TypeDecorator[str]):
+    """Any Python string, whole.
+
+    Databases refuse or cut at U+0000 and cannot hold lone surrogates, and a model may say either;
+    they are kept as U+0010 and four hexadecimal digits.
+    """
+
+    impl = Text
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        if value is None or not _ESCAPED.search(value):
+            return value
+        return _ESCAPED.sub(lambda match: f"\x10{ord(match.group()):04x}", value)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """From the database."""
+        if value is None or "\x10" not in value:
+            return value
+        return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), value)
+
+
+Number = BigInteger().with_variant(Integer(), "sqlite")
+Id = Plain().with_variant(Plain(collation="C"), "postgresql")
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+version = Table(
+    "alembic_version",
+    metadata,
+    Column("version_num", String(32), primary_key=True),
+)
+
+conversation = Table(
+    "conversation",
+    metadata,
+    Column("number", Number, primary_key=True, autoincrement=True),
+    Column("id", Id, nullable=False, unique=True),
+    Column("title", Plain, nullable=False),
+    Column("customer", Plain),
+    Column("system", Plain, nullable=False),
+    Column("metadata", Text, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("deleted_at", BigInteger),
+    Column("leaf", Integer),
+    Column("last_place", Integer, nullable=False),
+    Index(None, "updated_at", "number"),
+    Index(None, "customer"),
+    sqlite_autoincrement=True,  # a purged conversation's number must never come back
+)
+
+message = Table(
+    "message",
+    metadata,
+    Column(
+        "conversation",
+        Number,
+        ForeignKey("conversation.number", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("parent", Integer),
+    Column("depth", Integer, nullable=False),
+    Column("id", Id, nullable=False, unique=True),
+    Column("author", Text, nullable=False),
+    Column("text", Plain, nullable=False),
+    Column("created_at", BigInteger, nullable=False),
+    Column("finish_reason", Text),
+    Column("tool_call_id", Plain),
+    Column("tool_calls", Text),
+    Column("model", Plain),
+    Column("pinned", Boolean, nullable=False),
+    Column("usage", Text),
+    Column("context", LargeBinary),
+    ForeignKeyConstraint(["conversation", "parent"], ["message.conversation", "message.place"]),
+    Index(None, "author", "conversation"),
+)
+
+open_reply = Table(
+    "open_reply",
+    metadata,
+    Column("conversation", Number, primary_key=True, autoincrement=False),
+    Column("place", Integer, nullable=False),
+    Column("host", Text, nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started", Text, nullable=False),
+    Column("heartbeat", BigInteger, nullable=False),
+    Column("earlier_leaf", Integer),
+    Column("earlier_updated_at", BigInteger, nullable=False),
+    ForeignKeyConstraint(
+        ["conversation", "place"], ["message.conversation", "message.place"], ondelete="CASCADE"
+    ),
+)
+
+facet = Table(
+    "facet",
+    metadata,
+    Column(
+        "conversation",
+        Number,
+        ForeignKey("conversation.number", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("name", Plain, primary_key=True),
+    Column("value", Plain, primary_key=True),
+    Index(None, "name", "value"),
+)
+
+postgres_metadata = MetaData()
+
+search = Table(
+    "search",
+    postgres_metadata,
+    Column("conversation", BigInteger, primary_key=True, autoincrement=False),
+    Column("place", Integer, primary_key=True, autoincrement=False),
+    Column("words", TSVECTOR, nullable=False),
+    Index("ix_search_words", "words", postgresql_using="gin"),
+)
+
+SQLITE_SEARCH = """
+    CREATE VIRTUAL TABLE search USING fts5(words, tokenize = 'ascii', detail = none, columnsize = 0)
+"""
+"""`words` are folded and cut already, hence the plainest tokenizer."""
+
+
+def create(connection: Connection) -> None:
+    """Make every table in an empty database, at revision HEAD, inside the caller's transaction."""
+    metadata.create_all(connection, checkfirst=False)
+    if connection.dialect.name == "sqlite":
+        connection.execute(text(SQLITE_SEARCH))
+        connection.execute(text(f"PRAGMA application_id = {APPLICATION_ID}"))
+    else:
+        postgres_metadata.create_all(connection, checkfirst=False)
+    connection.execute(version.insert().values(version_num=HEAD))

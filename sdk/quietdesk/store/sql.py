@@ -1,0 +1,1106 @@
+"""SqlStore: conversations in SQLite or PostgreSQL.
+
+SQLite writes one transaction at a time, so writers of this process queue for it in `Database`;
+PostgreSQL locks the conversation's row. Every write is safe to repeat, because a lost connection
+does not tell whether the commit arrived.
+"""
+
+import json
+import threading
+import zlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Connection,
+    Executable,
+    Row,
+    Text,
+    and_,
+    bindparam,
+    case,
+    cast,
+    column,
+    delete,
+    exists,
+    func,
+    insert,
+    literal_column,
+    select,
+    text,
+    tuple_,
+    update,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
+from sqlalchemy.exc import IntegrityError
+
+from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
+from quietdesk.store import tree
+from quietdesk.store.base import Store
+from quietdesk.store.database import Database, describe, open_database
+from quietdesk.store.liveness import BEAT_S, Writer, is_alive, this_process
+from quietdesk.store.memory import MemoryStore
+from quietdesk.store.schema import (
+    PLACE_BITS,
+    Plain,
+    conversation,
+    facet,
+    message,
+    open_reply,
+    search,
+)
+from quietdesk.store.words import Query, words
+from quietdesk.store.words import query as words_of_query
+from quietdesk.types import (
+    Author,
+    ContextReport,
+    ConversationInfo,
+    FinishReason,
+    Message,
+    ToolCall,
+    Usage,
+)
+
+_T = TypeVar("_T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_TOOL_CALLS = TypeAdapter(tuple[ToolCall, ...])
+_CHUNK = 500
+"""Values in one IN list; SQLite of old takes 999."""
+
+Spot = tuple[int, int]
+"""Where a message stands: its conversation's number and its place there."""
+
+_leaf = message.alias("leaf")
+_above = message.alias("above")
+_MESSAGE = select(
+    message, open_reply.c.host, open_reply.c.pid, open_reply.c.started, open_reply.c.heartbeat
+).outerjoin_from(
+    message,
+    open_reply,
+    and_(
+        open_reply.c.conversation == message.c.conversation, open_reply.c.place == message.c.place
+    ),
+)
+_MESSAGES = _MESSAGE.where(message.c.conversation == bindparam("of")).order_by(message.c.place)
+_INFO = (
+    select(
+        conversation,
+        _leaf.c.depth,
+        # Escapes may make a text up to five times longer than it is.
+        func.substr(_leaf.c.text, 1, 1000, type_=Plain).label("last_text"),
+        func.substr(_above.c.text, 1, 1000, type_=Plain).label("text_before"),
+    )
+    .outerjoin_from(
+        conversation,
+        _leaf,
+        and_(_leaf.c.conversation == conversation.c.number, _leaf.c.place == conversation.c.leaf),
+    )
+    .outerjoin(
+        _above,
+        and_(_above.c.conversation == _leaf.c.conversation, _above.c.place == _leaf.c.parent),
+    )
+)
+_FIND = select(conversation).where(conversation.c.id == bindparam("id"))
+_HOLD = _FIND.with_for_update()
+_AT = and_(message.c.conversation == bindparam("of"), message.c.place == bindparam("at"))
+_OPEN_AT = and_(open_reply.c.conversation == bindparam("of"), open_reply.c.place == bindparam("at"))
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """A message that is looked for by its id."""
+
+    spot: Spot
+    parent: int | None
+    text: str
+    finish_reason: str | None
+
+
+class SqlStore:
+    """Keeps conversations in an SQLite file or a PostgreSQL database.
+
+    Attributes:
+        database: What it stands on.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._closed = False
+        self._mine: dict[str, Spot] = {}  # open replies of this store, by id
+        self._mine_lock = threading.Lock()
+        self._stop = threading.Event()
+        self._heart: threading.Thread | None = None
+        self._sqlite = database.path is not None
+        self._clock: ColumnElement[int] = (
+            # The database's own clock: machines that share it may disagree about the time.
+            cast((func.julianday("now") - 2440587.5) * 86_400_000_000, BigInteger)
+            if self._sqlite
+            else cast(literal_column("extract(epoch from clock_timestamp()) * 1000000"), BigInteger)
+        )
+        if not database.readonly:
+            self._repair()
+
+    # Conversations
+
+    def create(self, info: ConversationInfo) -> None:
+        """Keep a new conversation."""
+
+        def work(connection: Connection, again: bool) -> None:
+            if again and connection.execute(_FIND, {"id": info.id}).first() is not None:
+                return
+            try:
+                self._insert_conversation(connection, info)
+            except IntegrityError as error:
+                raise UsageError(f"There is a conversation {info.id!r} already.") from error
+
+        self._write(work)
+
+    def conversation(self, conversation_id: str) -> ConversationInfo:
+        """One conversation, by its id or by a beginning of it that fits only one."""
+        with self._read() as connection:
+            row = connection.execute(_INFO.where(conversation.c.id == conversation_id)).first()
+            if row is not None and row.deleted_at is None:
+                return _info(row)
+            if row is None and conversation_id:
+                begins = and_(
+                    conversation.c.id >= conversation_id,
+                    conversation.c.id < conversation_id + "\U0010ffff",
+                    conversation.c.deleted_at.is_(None),
+                )
+                rows = connection.execute(_INFO.where(begins).limit(10)).all()
+                if len(rows) == 1:
+                    return _info(rows[0])
+                if rows:
+                    ids = [fit.id for fit in rows]
+                    raise tree.unknown_conversation(conversation_id, ids, several=True)
+            raise self._unknown(connection, conversation_id, deleted=row is not None)
+
+    def conversations(
+        self,
+        query: str = "",
+        *,
+        customer: str | None = None,
+        tag: str | None = None,
+        metadata: Mapping[str, str | int | float | bool] | None = None,
+        author: Author | None = None,
+        since: datetime | None = None,
+        until: datetime | None = None,
+        deleted: bool = False,
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[ConversationInfo]:
+        """Conversations that are not deleted, the last used first."""
+        tree.check_page(limit, offset)
+        there = conversation.c.deleted_at
+        chosen = _INFO.where(there.is_not(None) if deleted else there.is_(None))
+        if customer is not None:
+            chosen = chosen.where(conversation.c.customer == customer)
+        if since is not None:
+            chosen = chosen.where(conversation.c.updated_at >= _micros(since))
+        if until is not None:
+            chosen = chosen.where(conversation.c.updated_at < _micros(until))
+        for name, value in sorted(tree.wanted_facets(tag, metadata)):
+            owners = select(facet.c.conversation).where(
+                facet.c.name == name, facet.c.value == value
+            )
+            chosen = chosen.where(conversation.c.number.in_(owners))
+        if author is not None:
+            speakers = select(message.c.conversation).where(message.c.author == author.value)
+            chosen = chosen.where(conversation.c.number.in_(speakers))
+        for matching in self._matching(words_of_query(query)):
+            chosen = chosen.where(conversation.c.number.in_(matching))
+        chosen = (
+            chosen.order_by(conversation.c.updated_at.desc(), conversation.c.number.desc())
+            .limit(limit)
+            .offset(offset)
+        )
+        with self._read() as connection:
+            return [_info(row) for row in connection.execute(chosen)]
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Give it another title."""
+
+        def work(connection: Connection, again: bool) -> None:
+            number = self._hold(connection, conversation_id).number
+            connection.execute(
+                update(conversation).where(conversation.c.number == number).values(title=title)
+            )
+            self._unindex(connection, [(number, 0)])
+            self._index(connection, [((number, 0), title)])
+
+        self._write(work)
+
+    def annotate(self, conversation_id: str, metadata: dict[str, Any]) -> None:
+        """Replace its metadata."""
+        kept = tree.check_metadata(metadata)
+
+        def work(connection: Connection, again: bool) -> None:
+            number = self._hold(connection, conversation_id).number
+            connection.execute(
+                update(conversation).where(conversation.c.number == number).values(metadata=kept)
+            )
+            connection.execute(delete(facet).where(facet.c.conversation == number))
+            self._insert_facets(connection, number, metadata)
+
+        self._write(work)
+
+    def delete(self, conversation_id: str) -> None:
+        """Hide it; `restore` brings it back until `purge`."""
+        self._mark_deleted(conversation_id, _now())
+
+    def restore(self, conversation_id: str) -> None:
+        """Bring a deleted conversation back."""
+        self._mark_deleted(conversation_id, None)
+
+    def purge(self, conversation_ids: Iterable[str] | None = None) -> int:
+        """Remove deleted conversations for good, all of them if None; how many there were.
+
+        Those in which a reply is being written stay until it is finished.
+        """
+        chosen = conversation.c.deleted_at.is_not(None)
+        if conversation_ids is None:
+            return self._remove([chosen])
+        ids = list(conversation_ids)
+        return self._remove([and_(chosen, conversation.c.id.in_(part)) for part in _chunks(ids)])
+
+    def purge_older_than(self, moment: datetime) -> int:
+        """Remove conversations last used before a time for good; how many there were."""
+        return self._remove([conversation.c.updated_at < _micros(moment)])
+
+    # Messages
+
+    def messages(
+        self, conversation_id: str, leaf_id: str | None = None, *, reports: bool = True
+    ) -> list[Message]:
+        """The way from the root to a leaf, the active one if None, root first."""
+        with self._read() as connection:
+            found = self._find(connection, conversation_id)
+            rows = self._rows(connection, found.number)
+            leaf = found.leaf
+            if leaf_id is not None:
+                leaf = next((row.place for row in rows.values() if row.id == leaf_id), None)
+                if leaf is None:
+                    known = [row.id for row in rows.values()]
+                    raise tree.unknown_message(conversation_id, leaf_id, known)
+            way = []
+            while leaf is not None:
+                way.append(rows[leaf])
+                leaf = rows[leaf].parent
+            way.reverse()
+            return self._messages(connection, way, rows, reports)
+
+    def tree(self, conversation_id: str) -> list[Message]:
+        """Every message of every branch, in the order of writing."""
+        with self._read() as connection:
+            rows = self._rows(connection, self._find(connection, conversation_id).number)
+            return self._messages(connection, list(rows.values()), rows, True)
+
+    def select(self, conversation_id: str, leaf_id: str) -> None:
+        """Make another message the active leaf."""
+
+        def work(connection: Connection, again: bool) -> None:
+            number = self._hold(connection, conversation_id).number
+            place = self._place(connection, conversation_id, number, leaf_id)
+            connection.execute(
+                update(conversation).where(conversation.c.number == number).values(leaf=place)
+            )
+
+        self._write(work)
+
+    def begin_turn(self, conversation_id: str, said: tuple[Message, ...], reply: Message) -> None:
+        """Keep what was said and an open reply after it, in one transaction."""
+        tree.check_open(reply)
+        writer = this_process()
+
+        def work(connection: Connection, again: bool) -> Spot:
+            held = self._hold(connection, conversation_id)
+            number = held.number
+            opened = connection.execute(
+                select(open_reply, message.c.id, self._clock.label("now"))
+                .join_from(open_reply, message)
+                .where(open_reply.c.conversation == number)
+            ).first()
+            if opened is not None:
+                if again and opened.id == reply.id:
+                    return number, opened.place
+                if _alive(opened, opened.now):
+                    raise ConversationBusyError(conversation_id)
+                self._interrupt(connection, (number, opened.place))
+            places = self._insert_messages(
+                connection,
+                held,
+                conversation_id,
+                tree.hang(said, reply, self._leaf_id(connection, held)),
+            )
+            connection.execute(
+                insert(open_reply).values(
+                    conversation=number,
+                    place=places[-1],
+                    host=writer.host,
+                    pid=writer.pid,
+                    started=writer.started,
+                    heartbeat=self._clock,
+                    earlier_leaf=held.leaf,
+                    earlier_updated_at=held.updated_at,
+                )
+            )
+            self._index(
+                connection,
+                [((number, place), m.text) for place, m in zip(places, said, strict=False)],
+            )
+            return number, places[-1]
+
+        spot = self._write(work)
+        with self._mine_lock:
+            self._mine[reply.id] = spot
+            if self._heart is None:
+                self._heart = threading.Thread(
+                    target=self._beat, name="quietdesk-store", daemon=True
+                )
+                self._heart.start()
+
+    def add(self, conversation_id: str, message: Message) -> None:
+        """Keep one finished message; it becomes the active leaf."""
+
+        def work(connection: Connection, again: bool) -> None:
+            held = self._hold(connection, conversation_id)
+            if again and self._by_id(connection, message.id) is not None:
+                return
+            placed = tree.hang((message,), None, self._leaf_id(connection, held))
+            places = self._insert_messages(connection, held, conversation_id, placed)
+            self._index(connection, [((held.number, places[0]), message.text)])
+
+        self._write(work)
+
+    def checkpoint(self, reply_id: str, text: str) -> None:
+        """Keep what an open reply says so far, and that its writer is alive."""
+
+        def work(connection: Connection, again: bool) -> None:
+            spot = self._mine.get(reply_id) or self._known(connection, reply_id).spot
+            at = {"of": spot[0], "at": spot[1]}
+            changed = connection.execute(
+                update(message)
+                .where(
+                    _AT,
+                    message.c.finish_reason.is_(None)
+                    | (message.c.finish_reason == FinishReason.INTERRUPTED.value),
+                )
+                .values(text=text),
+                at,
+            )
+            if changed.rowcount == 0:
+                raise tree.closed_reply(reply_id)
+            connection.execute(update(open_reply).where(_OPEN_AT).values(heartbeat=self._clock), at)
+
+        self._write(work, durable=False)
+
+    def finish(self, reply: Message) -> None:
+        """Close an open reply: its text, finish reason, usage and context, in one transaction.
+
+        A reply that was taken for dead meanwhile, because its writer could not be seen, is closed
+        all the same.
+        """
+        tree.check_closed(reply)
+        values = _columns(reply)
+        kept = {
+            name: values[name]
+            for name in (
+                "text",
+                "finish_reason",
+                "tool_call_id",
+                "tool_calls",
+                "model",
+                "pinned",
+                "usage",
+                "context",
+            )
+        }
+
+        def work(connection: Connection, again: bool) -> None:
+            found = self._known(connection, reply.id)
+            number, place = found.spot
+            at = {"of": number, "at": place}
+            # The conversation first, as everywhere: writers that lock in one order never deadlock.
+            connection.execute(_used_now(), {"of": number, "now": _now()})
+            closed = connection.execute(delete(open_reply).where(_OPEN_AT), at).rowcount
+            if not closed:
+                if (found.text, found.finish_reason) == (reply.text, reply.finish_reason):
+                    return
+                if found.finish_reason != FinishReason.INTERRUPTED:
+                    raise tree.closed_reply(reply.id)
+            connection.execute(update(message).where(_AT).values(kept), at)
+            self._unindex(connection, [found.spot])
+            self._index(connection, [(found.spot, reply.text)])
+
+        self._write(work)
+        with self._mine_lock:
+            self._mine.pop(reply.id, None)
+
+    def undo_turn(self, reply_id: str, said_ids: tuple[str, ...]) -> None:
+        """Take back what `begin_turn` wrote for a turn that could not be started."""
+
+        def work(connection: Connection, again: bool) -> None:
+            found = self._by_id(connection, reply_id)
+            if found is None:
+                if again:
+                    return
+                raise UnknownNameError("message", reply_id)
+            number, place = found.spot
+            held = connection.execute(
+                select(conversation).where(conversation.c.number == number).with_for_update()
+            ).one()
+            opened = connection.execute(
+                select(open_reply).where(_OPEN_AT), {"of": number, "at": place}
+            ).first()
+            gone = {self._place(connection, held.id, number, id_) for id_ in said_ids} | {place}
+            follower = connection.execute(
+                select(message.c.id).where(
+                    message.c.conversation == number,
+                    message.c.parent.in_(gone),
+                    message.c.place.not_in(gone),
+                )
+            ).first()
+            if follower is not None:
+                raise tree.undone_parent(follower.id)
+            if opened is not None:
+                leaf, used = opened.earlier_leaf, opened.earlier_updated_at
+            else:
+                leaf = connection.scalar(
+                    select(message.c.parent).where(_AT), {"of": number, "at": min(gone)}
+                )
+                used = held.updated_at
+            connection.execute(
+                update(conversation)
+                .where(conversation.c.number == number)
+                .values(leaf=leaf if held.leaf in gone else held.leaf, updated_at=used)
+            )
+            connection.execute(
+                delete(message).where(message.c.conversation == number, message.c.place.in_(gone))
+            )
+            self._unindex(connection, [(number, gone_place) for gone_place in gone])
+
+        self._write(work)
+        with self._mine_lock:
+            self._mine.pop(reply_id, None)
+
+    # Whole customers and whole conversations
+
+    def import_conversations(
+        self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
+    ) -> int:
+        """Keep conversations from elsewhere, all of them or none; how many there were.
+
+        Other processes wait meanwhile if it is SQLite, so a caller with many thousands gives them
+        in blocks.
+        """
+        pairs = [(info, [tree.rooted(m) for m in messages]) for info, messages in conversations]
+
+        def work(connection: Connection, again: bool) -> None:
+            ids = [info.id for info, _ in pairs]
+            message_ids = [m.id for _, messages in pairs for m in messages]
+            taken = _taken(connection, conversation.c.id, ids)
+            if again and ids and taken.issuperset(ids):
+                return
+            tree.check_imports(pairs, taken, _taken(connection, message.c.id, message_ids))
+            for info, messages in pairs:
+                number = self._insert_conversation(connection, info)
+                if not messages:
+                    continue
+                places = {m.id: place for place, m in enumerate(messages, 1)}
+                depths: dict[str | None, int] = {None: 0}
+                rows = []
+                for m in messages:
+                    depths[m.id] = depths[m.parent_id] + 1
+                    rows.append(
+                        {
+                            **_columns(m),
+                            "conversation": number,
+                            "place": places[m.id],
+                            "parent": places[m.parent_id] if m.parent_id else None,
+                            "depth": depths[m.id],
+                        }
+                    )
+                connection.execute(insert(message), rows)
+                connection.execute(
+                    update(conversation)
+                    .where(conversation.c.number == number)
+                    .values(leaf=len(messages), last_place=len(messages))
+                )
+                self._index(connection, [((number, places[m.id]), m.text) for m in messages])
+
+        self._write(work)
+        return len(pairs)
+
+    def export_customer(self, customer: str) -> dict[str, Any]:
+        """Everything that is kept about a customer, deleted conversations too, as plain JSON."""
+        with self._read() as connection:
+            theirs = connection.execute(
+                _INFO.where(conversation.c.customer == customer).order_by(conversation.c.number)
+            ).all()
+            found = []
+            for row in theirs:
+                rows = self._rows(connection, row.number)
+                leaf_id = rows[row.leaf].id if row.leaf is not None else None
+                messages = self._messages(connection, list(rows.values()), rows, True)
+                found.append((_info(row), row.deleted_at is not None, leaf_id, messages))
+        return tree.export(customer, found)
+
+    def erase_customer(self, customer: str) -> int:
+        """Remove everything that is kept about a customer for good; how many conversations.
+
+        Of an SQLite database the file is written anew, so that nothing is left between its rows.
+        PostgreSQL keeps deleted rows until its next vacuum, which is asked for, and its write-ahead
+        log and backups as long as it was told to.
+
+        Raises:
+            ConversationBusyError: a reply is being written in one of them; nothing was removed.
+            StoreWriteError: the rows are gone, but another process kept the file from being
+                written anew; call it again later.
+        """
+        count = self._remove([conversation.c.customer == customer], refuse_busy=True)
+        self.database.scrub()
+        return count
+
+    # Care
+
+    def backup(self, path: str) -> None:
+        """Copy the database to a new file while it is used; SQLite only.
+
+        Raises:
+            UsageError: the file exists, or it is PostgreSQL.
+        """
+        self._check_open()
+        self.database.backup(path)
+
+    def integrity_check(self) -> list[str]:
+        """What is wrong with the database, in words; empty if nothing is."""
+        problems = self.database.integrity_check()
+        with self._read() as connection:
+            child, parent = message.alias("child"), message.alias("parent")
+            for row in connection.execute(
+                select(child.c.id)
+                .outerjoin_from(
+                    child,
+                    parent,
+                    and_(
+                        parent.c.conversation == child.c.conversation,
+                        parent.c.place == child.c.parent,
+                    ),
+                )
+                .where(func.coalesce(parent.c.depth, 0) + 1 != child.c.depth)
+            ):
+                problems.append(f"Message {row.id!r} has a wrong depth in its tree.")
+            for row in connection.execute(
+                _INFO.where(
+                    (conversation.c.leaf.is_not(None) & _leaf.c.place.is_(None))
+                    | (
+                        conversation.c.leaf.is_(None)
+                        & exists().where(message.c.conversation == conversation.c.number)
+                    )
+                )
+            ):
+                problems.append(f"Conversation {row.id!r} has no active leaf.")
+            for row in connection.execute(
+                select(message.c.id)
+                .join_from(open_reply, message)
+                .where(message.c.finish_reason.is_not(None))
+            ):
+                problems.append(f"Reply {row.id!r} is finished and still open.")
+        return problems
+
+    def status(self) -> dict[str, str | int]:
+        """What there is: the database, its schema and size, conversations, messages."""
+        self._check_open()
+        found = describe(self.database)
+        with self._read() as connection:
+            for name, counted in (
+                ("conversations", select(func.count()).where(conversation.c.deleted_at.is_(None))),
+                ("deleted", select(func.count()).where(conversation.c.deleted_at.is_not(None))),
+                ("messages", select(func.count()).select_from(message)),
+                ("open_replies", select(func.count()).select_from(open_reply)),
+            ):
+                found[name] = connection.scalar(counted) or 0
+        return found
+
+    def close(self) -> None:
+        """Close it; open replies of this process become interrupted."""
+        if self._closed:
+            return
+        self._stop.set()
+        with self._mine_lock:
+            mine, self._mine = self._mine, {}
+        try:
+            if mine:
+                self._write(lambda c, again: self._interrupt_all(c, mine.values()))
+        finally:
+            self._closed = True
+            if self._heart is not None:
+                self._heart.join(timeout=BEAT_S)
+            self.database.close()
+
+    # Rows
+
+    def _read(self) -> AbstractContextManager[Connection]:
+        self._check_open()
+        return self.database.read()
+
+    def _write(self, work: Callable[[Connection, bool], _T], *, durable: bool = True) -> _T:
+        self._check_open()
+        return self.database.write(work, durable=durable)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("The store is closed. Open the assistant again.")
+
+    def _find(self, connection: Connection, conversation_id: str) -> Row[Any]:
+        row = connection.execute(_FIND, {"id": conversation_id}).first()
+        if row is None or row.deleted_at is not None:
+            raise self._unknown(connection, conversation_id, deleted=row is not None)
+        return row
+
+    def _hold(
+        self, connection: Connection, conversation_id: str, deleted: bool = False
+    ) -> Row[Any]:
+        """The conversation's row, locked until the transaction ends."""
+        row = connection.execute(_HOLD, {"id": conversation_id}).first()
+        if row is None or (row.deleted_at is not None and not deleted):
+            raise self._unknown(connection, conversation_id, deleted=row is not None)
+        return row
+
+    def _unknown(
+        self, connection: Connection, conversation_id: str, *, deleted: bool
+    ) -> UnknownNameError:
+        known = connection.scalars(
+            select(conversation.c.id)
+            .where(conversation.c.deleted_at.is_(None))
+            .order_by(conversation.c.updated_at.desc())
+            .limit(_CHUNK)
+        )
+        return tree.unknown_conversation(conversation_id, known, deleted=deleted)
+
+    def _mark_deleted(self, conversation_id: str, moment: int | None) -> None:
+        def work(connection: Connection, again: bool) -> None:
+            number = self._hold(connection, conversation_id, deleted=True).number
+            connection.execute(
+                update(conversation)
+                .where(conversation.c.number == number)
+                .values(deleted_at=moment)
+            )
+
+        self._write(work)
+
+    def _insert_conversation(self, connection: Connection, info: ConversationInfo) -> int:
+        done = connection.execute(
+            insert(conversation).values(
+                id=info.id,
+                title=info.title,
+                customer=info.customer,
+                system=info.system,
+                metadata=tree.check_metadata(info.metadata),
+                created_at=_micros(info.created_at),
+                updated_at=_micros(info.updated_at),
+                last_place=0,
+            )
+        )
+        assert done.inserted_primary_key is not None
+        number: int = done.inserted_primary_key[0]
+        self._insert_facets(connection, number, info.metadata)
+        self._index(connection, [((number, 0), info.title)])
+        return number
+
+    def _insert_facets(
+        self, connection: Connection, number: int, metadata: Mapping[str, Any]
+    ) -> None:
+        found = [
+            {"conversation": number, "name": name, "value": value}
+            for name, value in sorted(tree.facets(metadata))
+        ]
+        if found:
+            connection.execute(insert(facet), found)
+
+    def _insert_messages(
+        self,
+        connection: Connection,
+        held: Row[Any],
+        conversation_id: str,
+        placed: Sequence[Message],
+    ) -> list[int]:
+        """Insert messages whose parents are known, make the last one the leaf; their places."""
+        number = held.number
+        where: dict[str | None, tuple[int | None, int]] = {None: (None, 0)}
+        rows = []
+        for place, m in enumerate(placed, held.last_place + 1):
+            if m.parent_id not in where:
+                found = connection.execute(
+                    select(message.c.place, message.c.depth).where(
+                        message.c.id == m.parent_id, message.c.conversation == number
+                    )
+                ).first()
+                if found is None:
+                    known = connection.scalars(
+                        select(message.c.id).where(message.c.conversation == number)
+                    )
+                    raise tree.unknown_message(conversation_id, m.parent_id or "", known)
+                where[m.parent_id] = (found.place, found.depth)
+            parent, depth = where[m.parent_id]
+            where[m.id] = (place, depth + 1)
+            rows.append(
+                {
+                    **_columns(m),
+                    "conversation": number,
+                    "place": place,
+                    "parent": parent,
+                    "depth": depth + 1,
+                }
+            )
+        last = held.last_place + len(rows)
+        connection.execute(
+            update(conversation)
+            .where(conversation.c.number == number)
+            .values(leaf=last, last_place=last, updated_at=max(held.updated_at, _now()))
+        )
+        try:
+            connection.execute(insert(message), rows)
+        except IntegrityError as error:
+            raise tree.taken_message(*(m.id for m in placed)) from error
+        return [row["place"] for row in rows]
+
+    def _leaf_id(self, connection: Connection, held: Row[Any]) -> str | None:
+        if held.leaf is None:
+            return None
+        return connection.scalar(
+            select(message.c.id).where(_AT), {"of": held.number, "at": held.leaf}
+        )
+
+    def _place(
+        self, connection: Connection, conversation_id: str, number: int, message_id: str
+    ) -> int:
+        mine = message.c.conversation == number
+        at = select(message.c.place).where(mine, message.c.id == message_id)
+        place: int | None = connection.scalar(at)
+        if place is None:
+            known = connection.scalars(select(message.c.id).where(mine))
+            raise tree.unknown_message(conversation_id, message_id, known)
+        return place
+
+    def _by_id(self, connection: Connection, message_id: str) -> _Found | None:
+        row = connection.execute(select(message).where(message.c.id == message_id)).first()
+        if row is None:
+            return None
+        return _Found((row.conversation, row.place), row.parent, row.text, row.finish_reason)
+
+    def _known(self, connection: Connection, message_id: str) -> _Found:
+        found = self._by_id(connection, message_id)
+        if found is None:
+            raise UnknownNameError("message", message_id)
+        return found
+
+    def _rows(self, connection: Connection, number: int) -> dict[int, Row[Any]]:
+        return {row.place: row for row in connection.execute(_MESSAGES, {"of": number})}
+
+    def _messages(
+        self,
+        connection: Connection,
+        chosen: Iterable[Row[Any]],
+        rows: Mapping[int, Row[Any]],
+        reports: bool,
+    ) -> list[Message]:
+        found = []
+        for row in chosen:
+            reason = row.finish_reason
+            if row.host is not None:
+                now = connection.scalar(select(self._clock)) or 0
+                reason = None if _alive(row, now) else FinishReason.INTERRUPTED.value
+            parent_id = rows[row.parent].id if row.parent is not None else None
+            found.append(_message(row, parent_id, reason, reports))
+        return found
+
+    # The search index
+
+    def _matching(self, asked: Query) -> list[Any]:
+        """For each word, the numbers of the conversations that have it."""
+        found: list[Any] = []
+        for number, word in enumerate((*asked.words, asked.beginning)):
+            if not word:
+                continue
+            last = number == len(asked.words)
+            if self._sqlite:
+                name = f"word_{number}"
+                found.append(
+                    text(
+                        f"SELECT rowid >> {PLACE_BITS} AS n FROM search WHERE search MATCH :{name}"
+                    )
+                    .bindparams(**{name: f'"{word}"' + ("*" if last else "")})
+                    .columns(column("n"))
+                )
+            else:
+                pattern = f"'{word}'" + (":*" if last else "")
+                found.append(
+                    select(search.c.conversation).where(
+                        search.c.words.op("@@")(cast(pattern, TSQUERY))
+                    )
+                )
+        return found
+
+    def _index(self, connection: Connection, texts: Iterable[tuple[Spot, str]]) -> None:
+        rows = [(spot, found) for spot, said in texts if (found := words(said))]
+        if not rows:
+            return
+        if self._sqlite:
+            connection.execute(
+                _INDEX_SQLITE,
+                [{"row": _row_number(spot), "words": " ".join(found)} for spot, found in rows],
+            )
+        else:
+            connection.execute(
+                _INDEX_POSTGRES,
+                [{"of": spot[0], "at": spot[1], "found": found} for spot, found in rows],
+            )
+
+    def _unindex(self, connection: Connection, spots: Sequence[Spot]) -> None:
+        if self._sqlite:
+            connection.execute(_UNINDEX_SQLITE, [{"row": _row_number(spot)} for spot in spots])
+        else:
+            connection.execute(
+                delete(search).where(tuple_(search.c.conversation, search.c.place).in_(spots))
+            )
+
+    # Writers
+
+    def _repair(self) -> None:
+        """Mark the replies of dead writers as interrupted."""
+        opened = select(open_reply, self._clock.label("now"))
+        with self._read() as connection:
+            dead = [row for row in connection.execute(opened) if not _alive(row, row.now)]
+        if not dead:
+            return
+
+        def work(connection: Connection, again: bool) -> None:
+            for row in connection.execute(opened.with_for_update(skip_locked=True)).all():
+                if not _alive(row, row.now):
+                    self._interrupt(connection, (row.conversation, row.place))
+
+        self._write(work)
+
+    def _interrupt(self, connection: Connection, spot: Spot) -> None:
+        """End an open reply whose writer is gone with what was checkpointed."""
+        at = {"of": spot[0], "at": spot[1]}
+        if not connection.execute(delete(open_reply).where(_OPEN_AT), at).rowcount:
+            return
+        connection.execute(
+            update(message).where(_AT).values(finish_reason=FinishReason.INTERRUPTED.value), at
+        )
+        said = connection.scalar(select(message.c.text).where(_AT), at) or ""
+        self._unindex(connection, [spot])
+        self._index(connection, [(spot, said)])
+
+    def _interrupt_all(self, connection: Connection, spots: Iterable[Spot]) -> None:
+        for spot in spots:
+            self._interrupt(connection, spot)
+
+    def _beat(self) -> None:
+        """Say now and then that the open replies of this store have a living writer."""
+        while not self._stop.wait(BEAT_S):
+            with self._mine_lock:
+                spots = list(self._mine.values())
+            try:
+                for part in _chunks(spots):
+                    beat = (
+                        update(open_reply)
+                        .where(tuple_(open_reply.c.conversation, open_reply.c.place).in_(part))
+                        .values(heartbeat=self._clock)
+                    )
+                    self.database.write(_running(beat), durable=False)
+            except StoreError:
+                # Whoever writes the reply meets the same trouble, and can act on it.
+                continue
+
+    def _remove(self, choices: Sequence[ColumnElement[bool]], *, refuse_busy: bool = False) -> int:
+        """Remove conversations for good, but for those in which a reply is being written."""
+
+        def work(connection: Connection, again: bool) -> int:
+            count = 0
+            for chosen in choices:
+                rows = connection.execute(
+                    select(conversation.c.number, conversation.c.id).where(chosen).with_for_update()
+                ).all()
+                names = {row.number: row.id for row in rows}
+                for part in _chunks(list(names)):
+                    opened = connection.execute(
+                        select(open_reply, self._clock.label("now")).where(
+                            open_reply.c.conversation.in_(part)
+                        )
+                    ).all()
+                    busy = {row.conversation for row in opened if _alive(row, row.now)}
+                    if busy and refuse_busy:
+                        raise ConversationBusyError(names[min(busy)])
+                    gone = [number for number in part if number not in busy]
+                    self._remove_rows(connection, gone)
+                    count += len(gone)
+            return count
+
+        return self._write(work)
+
+    def _remove_rows(self, connection: Connection, numbers: Sequence[int]) -> None:
+        if not numbers:
+            return
+        if self._sqlite:
+            spots = connection.execute(
+                select(message.c.conversation, message.c.place).where(
+                    message.c.conversation.in_(numbers)
+                )
+            ).all()
+            self._unindex(
+                connection, [(n, 0) for n in numbers] + [(row[0], row[1]) for row in spots]
+            )
+        else:
+            connection.execute(delete(search).where(search.c.conversation.in_(numbers)))
+        for table in (open_reply, facet, message):
+            connection.execute(delete(table).where(table.c.conversation.in_(numbers)))
+        connection.execute(delete(conversation).where(conversation.c.number.in_(numbers)))
+
+
+def open_store(database: str) -> Store:
+    """Open the store that a setting or an argument names.
+
+    Args:
+        database: The path of an SQLite file, which is made if it is not there; a URL that begins
+            with `sqlite:///` or `postgresql://`; or `:memory:`.
+
+    Raises:
+        UsageError: a URL of another kind.
+        StoreVersionError: it was made by a newer version.
+        StoreError: it cannot be opened, naming it, the cause and what to do.
+    """
+    if database in {":memory:", "sqlite://", "sqlite:///:memory:"}:
+        return MemoryStore()
+    return open_sql_store(database)
+
+
+def open_sql_store(database: str) -> SqlStore:
+    """As `open_store`, for a database on disk or a server."""
+    opened = open_database(database)
+    try:
+        return SqlStore(opened)
+    except BaseException:
+        opened.close()
+        raise
+
+
+_INDEX_SQLITE = text("INSERT INTO search (rowid, words) VALUES (:row, :words)")
+_UNINDEX_SQLITE = text("DELETE FROM search WHERE rowid = :row")
+_INDEX_POSTGRES = insert(search).values(
+    conversation=bindparam("of"),
+    place=bindparam("at"),
+    words=func.array_to_tsvector(bindparam("found", type_=ARRAY(Text))),
+)
+
+
+def _running(statement: Executable) -> Callable[[Connection, bool], None]:
+    def work(connection: Connection, again: bool) -> None:
+        connection.execute(statement)
+
+    return work
+
+
+def _used_now() -> Any:
+    return (
+        update(conversation)
+        .where(conversation.c.number == bindparam("of"))
+        .values(
+            updated_at=case(
+                (conversation.c.updated_at < bindparam("now"), bindparam("now")),
+                else_=conversation.c.updated_at,
+            )
+        )
+    )
+
+
+def _row_number(spot: Spot) -> int:
+    return spot[0] << PLACE_BITS | spot[1]
+
+
+def _alive(row: Row[Any], now: int) -> bool:
+    writer = Writer(row.host, row.pid, row.started)
+    return is_alive(writer, (now - row.heartbeat) / 1e6)
+
+
+def _taken(connection: Connection, ids: ColumnElement[str], wanted: Sequence[str]) -> set[str]:
+    found: set[str] = set()
+    for part in _chunks(wanted):
+        found.update(connection.scalars(select(ids).where(ids.in_(part))))
+    return found
+
+
+def _chunks(values: Sequence[_T]) -> list[Sequence[_T]]:
+    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
+
+
+def _now() -> int:
+    return _micros(datetime.now(UTC))
+
+
+def _micros(moment: datetime) -> int:
+    return (tree.aware(moment) - _EPOCH) // timedelta(microseconds=1)
+
+
+def _moment(micros: int) -> datetime:
+    return _EPOCH + timedelta(microseconds=micros)
+
+
+def _columns(m: Message) -> dict[str, Any]:
+    return {
+        "id": m.id,
+        "author": m.author.value,
+        "text": m.text,
+        "created_at": _micros(m.created_at),
+        "finish_reason": m.finish_reason.value if m.finish_reason else None,
+        "tool_call_id": m.tool_call_id,
+        "tool_calls": _TOOL_CALLS.dump_json(m.tool_calls).decode() if m.tool_calls else None,
+        "model": m.model,
+        "pinned": m.pinned,
+        "usage": m.usage.model_dump_json() if m.usage else None,
+        # A report names every message before it, so over a long conversation reports outgrow texts.
+        "context": zlib.compress(m.context.model_dump_json().encode()) if m.context else None,
+    }
+
+
+def _message(
+    row: Row[Any], parent_id: str | None, finish_reason: str | None, reports: bool
+) -> Message:
+    return Message(
+        id=row.id,
+        author=Author(row.author),
+        text=row.text,
+        created_at=_moment(row.created_at),
+        parent_id=parent_id,
+        finish_reason=FinishReason(finish_reason) if finish_reason else None,
+        tool_calls=_TOOL_CALLS.validate_json(row.tool_calls) if row.tool_calls else (),
+        tool_call_id=row.tool_call_id,
+        usage=Usage.model_validate_json(row.usage) if row.usage else None,
+        context=ContextReport.model_validate_json(zlib.decompress(row.context))
+        if row.context and reports
+        else None,
+        model=row.model,
+        pinned=row.pinned,
+    )
+
+
+def _info(row: Row[Any]) -> ConversationInfo:
+    return ConversationInfo(
+        id=row.id,
+        title=row.title,
+        customer=row.customer,
+        system=row.system,
+        created_at=_moment(row.created_at),
+        updated_at=_moment(row.updated_at),
+        message_count=row.depth or 0,
+        last_text=(row.last_text or row.text_before or "")[:200],
+        metadata=json.loads(row.metadata),
+    )
