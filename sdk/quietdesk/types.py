@@ -111,7 +111,7 @@ class ContextItem(Frozen):
 
     id: str
     kind: str
-    """`message` or `passage`."""
+    """`message` or `passage`; for what surrounds them `system`, `summary`, `tools`, `template`."""
     outcome: ContextOutcome
     tokens: int
     """Tokens that it takes in the prompt; of an evicted one, the tokens it would take."""
@@ -136,6 +136,10 @@ class ContextReport(Frozen):
     items: tuple[ContextItem, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences for a reader about anything that was not done as asked."""
+    cursor: str = ""
+    """Id of the message that the kept turns begin with after those that went; empty: none went."""
+    summary: str = ""
+    """What stands for the turns that went, where the policy writes one."""
 
     @property
     def evicted(self) -> tuple[ContextItem, ...]:

@@ -1,0 +1,279 @@
+"""ChatTemplate: a model's own chat template, rendered in a sandbox, and what it can take.
+
+The template is the model's: Jinja2 source that came with the weights. It runs in Jinja2's immutable
+sandbox with the names and filters that Hugging Face transformers gives it, so that it renders here
+what it rendered when the model was trained. A model that carries none gets a named fallback.
+
+Templates differ in what they accept. Some refuse a system role, some demand that user and assistant
+alternate, some know no tools, some want content as a list of parts. Nothing of that is written
+down, so it is tried out once, when the template is opened, on a few words: see
+`entries.Abilities`.
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, NoReturn
+
+import jinja2
+from jinja2 import nodes
+from jinja2.ext import Extension, LoopControlExtension
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from quietdesk.errors import TemplateError
+from quietdesk.prompt.entries import Abilities, ChatDict
+
+CHATML = (
+    "{% for message in messages %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""Fallback where the vocabulary has ChatML's control tokens."""
+
+PLAIN = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + '\\n' }}"
+    "{% else %}{{ 'User: ' + message['content'] + '\\n' }}{% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
+)
+"""Fallback for a model that knows no chat at all, such as GPT-2."""
+
+_PLAIN_STOP = ("\nUser:", "\nAssistant:")
+
+
+class ChatTemplate:
+    """A compiled chat template. Opened once per model; any thread may render with it.
+
+    Attributes:
+        name: `model` for the model's own, else the fallback's name: `chatml` or `plain`.
+        abilities: What it takes.
+        stop: Strings that end a reply where no control token of the model does.
+        notes: Sentences for a reader on what is special about it.
+        marks: Control tokens that it writes itself.
+    """
+
+    def __init__(
+        self,
+        source: str | None = None,
+        *,
+        bos_token: str = "",
+        eos_token: str = "",
+        special_tokens: Sequence[str] = (),
+    ) -> None:
+        """Compile a template and try it out.
+
+        Args:
+            source: Jinja source; None or blank where the model carries none.
+            bos_token: Text of the begin token, which many templates write.
+            eos_token: Text of the end token.
+            special_tokens: Texts of the vocabulary's control tokens.
+
+        Raises:
+            TemplateError: the source is no valid Jinja.
+        """
+        notes = []
+        if source is not None and source.strip():
+            self.name = "model"
+        elif {"<|im_start|>", "<|im_end|>"} <= set(special_tokens):
+            self.name, source = "chatml", CHATML
+            notes.append("The model carries no chat template; ChatML is used.")
+        else:
+            self.name, source = "plain", PLAIN
+            notes.append("The model carries no chat template; plain 'User:' lines are used.")
+        self.source: str = source
+        self.bos_token = bos_token
+        self.eos_token = eos_token
+        try:
+            self._compiled = _environment().from_string(source)
+        except jinja2.TemplateSyntaxError as error:
+            raise TemplateError(
+                f"The model's chat template is no valid Jinja: line {error.lineno}: "
+                f"{error.message}. Choose another model, or give a template of your own."
+            ) from None
+        self.abilities = self._try_out()
+        self.marks, self.stop = self._read_marks(special_tokens)
+        self.notes: tuple[str, ...] = tuple(notes)
+
+    def render(
+        self,
+        messages: Sequence[ChatDict],
+        *,
+        tools: Sequence[Mapping[str, Any]] = (),
+        documents: Sequence[Mapping[str, Any]] = (),
+        add_generation_prompt: bool = True,
+        now: datetime | None = None,
+        **variables: Any,
+    ) -> str:
+        """The text that a model reads for these messages.
+
+        Args:
+            messages: As transformers takes them: `role`, `content`, and of tool calls more.
+            tools: JSON schemas of functions.
+            documents: Passages, for templates that place them themselves.
+            add_generation_prompt: Whether the text ends where the assistant's words begin.
+            now: The time that `strftime_now` tells; the clock's if None.
+            variables: Further variables of the template's own, such as `enable_thinking`.
+
+        Raises:
+            TemplateError: with the template's own words.
+        """
+        moment = now or datetime.now()
+        if self.abilities.typed_content:
+            messages = [_typed(message) for message in messages]
+        try:
+            return self._compiled.render(
+                {
+                    "messages": messages,
+                    "tools": list(tools) or None,
+                    "documents": list(documents) or None,
+                    "add_generation_prompt": add_generation_prompt,
+                    "bos_token": self.bos_token,
+                    "eos_token": self.eos_token,
+                    "strftime_now": moment.strftime,
+                    **variables,
+                }
+            )
+        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
+            # A template is a program that came with the weights: it can fail in any of these ways.
+            raise TemplateError(
+                f"The model's chat template refuses these messages: {error}"
+            ) from None
+        except RecursionError:
+            raise TemplateError("The model's chat template calls itself without end.") from None
+
+    def _renders(self, messages: Sequence[ChatDict], *needles: str, **options: Any) -> bool:
+        """Whether it renders these messages with all the needles in it."""
+        try:
+            text = self.render(messages, **options)
+        except TemplateError:
+            return False
+        return all(needle in text for needle in needles)
+
+    def _try_out(self) -> Abilities:
+        self.abilities = Abilities()
+        user, answer, second, system = map(_said, ("user", "assistant", "user", "system"), _WORDS)
+        one, two, three, four = _WORDS
+        typed = False
+        if not self._renders([user], one):
+            self.abilities = Abilities(typed_content=True)
+            typed = self._renders([user], one)
+            self.abilities = Abilities(typed_content=typed)
+        padded = {"role": "user", "content": f"\n {one} \n"}
+        call = {"id": "abcdefghi", "type": "function"} | {
+            "function": {"name": "quietdesk_probe", "arguments": {"a": "quietdesk-argument"}}
+        }
+        calls = {"role": "assistant", "content": "", "tool_calls": [call]}
+        result = {
+            "role": "tool",
+            "content": two,
+            "tool_call_id": "abcdefghi",
+            "name": "quietdesk_probe",
+        }
+        tool = {
+            "type": "function",
+            "function": {
+                "name": "quietdesk_probe",
+                "description": three,
+                "parameters": {
+                    "type": "object",
+                    "properties": {"a": {"type": "string", "description": four}},
+                    "required": ["a"],
+                },
+            },
+        }
+        return Abilities(
+            typed_content=typed,
+            system=self._renders([system, user], four, one),
+            late_system=self._renders([user, answer, system, second], four, three),
+            neighbours=self._renders([user, second], one, three)
+            and self._renders([user, answer, answer, second], three),
+            assistant_first=self._renders([answer, user], two, one),
+            tools=self._renders([user], "quietdesk_probe", tools=[tool]),
+            tool_messages=self._renders(
+                [user, calls, result], "quietdesk_probe", "quietdesk-argument", two, tools=[tool]
+            ),
+            trims=self._renders([padded], one) and not self._renders([padded], padded["content"]),
+            nine_letter_ids=re.search(r"length\s*!=\s*9", self.source) is not None,
+        )
+
+    def _read_marks(self, special_tokens: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """The control tokens that it writes, and the strings that end a reply in their stead."""
+        if self.name == "plain":
+            return (), _PLAIN_STOP
+        user, answer, second, _ = map(_said, ("user", "assistant", "user", "system"), _WORDS)
+        _, two, three, _ = _WORDS
+        try:
+            text = self.render([user, answer, second])
+        except TemplateError:
+            return (), ()
+        known = [token for token in special_tokens if token]
+        marks = tuple(sorted((t for t in known if t in text), key=len, reverse=True))
+        between = text.partition(two)[2].partition(three)[0]
+        if not between.strip() or any(mark in between for mark in marks):
+            return marks, ()
+        # No control token ends the reply, so the model writes the next speaker's mark as text.
+        stop = between.strip()
+        if self.eos_token and self.eos_token in between:
+            stop = self.eos_token
+        return marks, (("\n" + stop) if between[0] == "\n" else stop,)
+
+
+_WORDS = ("quietdesk-first", "quietdesk-second", "quietdesk-third", "quietdesk-fourth")
+"""Words that no template has of its own."""
+
+
+def _said(role: str, text: str) -> ChatDict:
+    return {"role": role, "content": text}
+
+
+def _typed(message: ChatDict) -> ChatDict:
+    if not isinstance(message.get("content"), str):
+        return message
+    return message | {"content": [{"type": "text", "text": message["content"]}]}
+
+
+class _Generation(Extension):
+    """`{% generation %}`, which marks the assistant's words for training: here it does nothing."""
+
+    tags = {"generation"}  # noqa: RUF012 - Jinja2's own way to declare it
+
+    def parse(self, parser: Parser) -> nodes.Node | list[nodes.Node]:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        return nodes.Scope(body, lineno=line)
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    """The environment that transformers renders chat templates in."""
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, LoopControlExtension]
+    )
+    environment.filters["tojson"] = _tojson
+    environment.globals["raise_exception"] = _refuse
+    return environment
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON without Jinja2's escaping of HTML, as transformers has it."""
+    return json.dumps(
+        value,
+        ensure_ascii=ensure_ascii,
+        indent=indent,
+        separators=separators,
+        sort_keys=sort_keys,
+    )
+
+
+def _refuse(message: str) -> NoReturn:
+    raise jinja2.TemplateError(message)
