@@ -30,10 +30,29 @@ class AppSettings(BaseModel):
     """Own keys, action to key: `cancel = "ctrl+x"`. F1 in the app lists the actions."""
 
 
-class Settings(BaseModel):
-    """Everything that can be set, with its default."""
+class Generation(BaseModel):
+    """How a reply is generated; each field can be set for one reply too."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_tokens: int = Field(512, ge=1, le=2**20)
+    """Tokens of a reply at most."""
+    temperature: float = Field(0.7, ge=0.0, le=5.0)
+    """0 is greedy: always the likeliest token."""
+    top_k: int = Field(40, ge=0)
+    """Only the k likeliest tokens; 0: all."""
+    top_p: float = Field(0.95, gt=0.0, le=1.0)
+    """Only the likeliest tokens that together have this probability; 1: all."""
+    min_p: float = Field(0.05, ge=0.0, le=1.0)
+    """Only tokens with this share of the likeliest one's probability; 0: all."""
+    repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
+    """Above 1, tokens that were used lately become less likely."""
+    seed: int | None = Field(None, ge=0, le=2**32 - 1)
+    """None: another one each time."""
+
+
+class Settings(Generation):
+    """Everything that can be set, with its default."""
 
     model: str = "smollm2-135m"
     """A model's name in the catalogue, or the path of a GGUF file."""
@@ -62,16 +81,6 @@ class Settings(BaseModel):
     state_cache_mb: int = Field(512, ge=0)
     """Memory for the KV states of conversations that are not being decoded, in MiB."""
 
-    max_tokens: int = Field(512, ge=1, le=2**20)
-    """Tokens of a reply at most."""
-    temperature: float = Field(0.7, ge=0.0, le=5.0)
-    """0 is greedy: always the likeliest token."""
-    top_k: int = Field(40, ge=0)
-    top_p: float = Field(0.95, gt=0.0, le=1.0)
-    min_p: float = Field(0.05, ge=0.0, le=1.0)
-    repeat_penalty: float = Field(1.0, gt=0.0, le=5.0)
-    seed: int | None = Field(None, ge=0, le=2**32 - 1)
-    """None: another one each time; the one used is recorded with the reply."""
     overflow: str = "rolling-window"
     """What gives way when a conversation outgrows the context."""
 

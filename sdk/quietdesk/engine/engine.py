@@ -3,7 +3,8 @@
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence as Seq
+from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from types import TracebackType
 from typing import Self
 
@@ -60,9 +61,7 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._n_draft = n_draft
-        self._cache = PrefixCache(
-            runner.n_seq, can_trim=runner.can_trim, parked_bytes=parked_bytes
-        )
+        self._cache = PrefixCache(runner.n_seq, can_trim=runner.can_trim, parked_bytes=parked_bytes)
         self._scheduler = Scheduler(
             self._cache,
             n_batch=max(runner.n_batch, runner.n_seq),

@@ -8,7 +8,8 @@ run of neighbouring sequence numbers in one pass, and starts another pass at eve
 import ctypes
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence as Seq
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -177,7 +178,7 @@ class LlamaRunner:
         def at(array: NDArray[Any], kind: Any) -> Any:
             return ctypes.cast(array.ctypes.data, kind)
 
-        fields = dict(llama_cpp.llama_batch._fields_)
+        fields: dict[str, Any] = {field[0]: field[1] for field in llama_cpp.llama_batch._fields_}
         self._batch = llama_cpp.llama_batch(
             n_tokens=0,
             token=at(self._tokens, fields["token"]),
@@ -207,12 +208,14 @@ class LlamaRunner:
     def _read_info(self, path: Path, header: Header) -> ModelInfo:
         vocab = self._vocab
         control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
-        special = [
-            text
-            for token in range(self._n_vocab)
-            if llama_cpp.llama_vocab_get_attr(vocab, token) & control
-            and (text := self._token_text(token))
-        ]
+        special = []
+        longest = 1
+        for token in range(self._n_vocab):
+            # A byte-level vocabulary writes each byte as one character, so this is never too low.
+            text = llama_cpp.llama_vocab_get_text(vocab, token) or b""
+            longest = max(longest, len(text))
+            if text and llama_cpp.llama_vocab_get_attr(vocab, token) & control:
+                special.append(text.decode("utf-8", "replace"))
         template = llama_cpp.llama_model_chat_template(self._model, None)
         return ModelInfo(
             name=header.name or path.stem,
@@ -228,6 +231,7 @@ class LlamaRunner:
             eos_token=self._token_text(llama_cpp.llama_vocab_eos(vocab)),
             adds_bos=bool(llama_cpp.llama_vocab_get_add_bos(vocab)),
             special_tokens=tuple(special),
+            max_piece_bytes=longest,
             fingerprint=header.fingerprint,
         )
 
@@ -244,9 +248,7 @@ class LlamaRunner:
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        n = llama_cpp.llama_tokenize(
-            self._vocab, data, len(data), buffer, room, begin, special
-        )
+        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, begin, special)
         if n < 0:
             raise DecodeError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
         return buffer[:n]
@@ -275,9 +277,7 @@ class LlamaRunner:
     def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
         """A fresh sampler's number; see `Runner.open_sampler`."""
         self._next_sampler += 1
-        self._samplers[self._next_sampler] = _Sampler(
-            sampling, prompt, self._vocab, self._n_vocab
-        )
+        self._samplers[self._next_sampler] = _Sampler(sampling, prompt, self._vocab, self._n_vocab)
         return self._next_sampler
 
     def close_sampler(self, sampler: int) -> None:
@@ -303,9 +303,7 @@ class LlamaRunner:
             raise AbortedError
         if code:
             meaning = {1: "no room in the KV cache", -1: "an invalid batch"}
-            raise DecodeError(
-                f"llama_decode returned {code}: {meaning.get(code, _Log.reason())}."
-            )
+            raise DecodeError(f"llama_decode returned {code}: {meaning.get(code, _Log.reason())}.")
         return self._sample(segments, order)
 
     def _write(self, segment: Segment, at: int) -> int:
@@ -384,9 +382,7 @@ class LlamaRunner:
 class _Sampler:
     """A llama.cpp sampler chain of one request."""
 
-    def __init__(
-        self, sampling: Sampling, prompt: Seq[int], vocab: Any, n_vocab: int
-    ) -> None:
+    def __init__(self, sampling: Sampling, prompt: Seq[int], vocab: Any, n_vocab: int) -> None:
         self._sampling = sampling
         self._n_vocab = n_vocab
         self._chain: Any = None
@@ -412,9 +408,7 @@ class _Sampler:
             if not self._grammar:
                 self.close()
                 raise DecodeError(f"The grammar does not compile: {_Log.reason()}")
-        self._narrow = bool(
-            sampling.top_k and not sampling.changes_scores and not sampling.grammar
-        )
+        self._narrow = bool(sampling.top_k and not sampling.changes_scores and not sampling.grammar)
 
     def choose(self, scores: NDArray[np.float32], likeliest: int) -> int:
         """The next token."""

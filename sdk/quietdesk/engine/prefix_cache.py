@@ -93,7 +93,9 @@ class PrefixCache:
     def longest(self, prompt: Tokens) -> int:
         """Tokens of the prompt that would not have to be evaluated if it were placed now."""
         best = max((self._reach(slot.tokens, prompt) for slot in self.slots), default=0)
-        return max([best, *(self._reach(parked.tokens, prompt) for parked in self._parked.values())])
+        return max(
+            [best, *(self._reach(parked.tokens, prompt) for parked in self._parked.values())]
+        )
 
     def place(self, prompt: Tokens) -> Placement | None:
         """The best place for a prompt; None while every slot is busy.

@@ -37,6 +37,8 @@ class ModelInfo:
     """Whether the vocabulary wants the begin token before a prompt."""
     special_tokens: tuple[str, ...]
     """Texts of the control tokens; in a customer's words they are only words."""
+    max_piece_bytes: int
+    """Bytes of the longest token at most: a text of n bytes has at least n / this tokens."""
     fingerprint: str
     """Changes with the weights: a digest of the file's metadata and tensor table."""
 

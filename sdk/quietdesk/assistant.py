@@ -1,0 +1,249 @@
+"""Assistant: wires model, engine and store from the settings, opens conversations, closes it all.
+
+The one place that opens heavy implementations, and therefore imports them where it opens them, so
+that `import quietdesk` stays quick and loads no native library.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from quietdesk.config import Settings, data_folder
+from quietdesk.conversation import Conversation, Parts, new_id
+from quietdesk.engine.backend import Backend
+from quietdesk.engine.device import DevicePlan, machine, plan
+from quietdesk.engine.runner import ModelInfo
+from quietdesk.errors import ModelError, ModelFileError, ModelTooLargeError, UnknownNameError
+from quietdesk.prompt.template import ChatTemplate
+from quietdesk.prompt.window import Window
+from quietdesk.reply import Recorder
+from quietdesk.store.base import Store
+from quietdesk.types import ConversationInfo
+from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
+
+
+class Assistant:
+    """A model and a database. Any number of threads and tasks may use it at the same time."""
+
+    def __init__(self, engine: Backend, store: Store, settings: Settings) -> None:
+        """Put together from parts; `open` makes them from the settings.
+
+        Args:
+            engine: Closed with the assistant.
+            store: Closed with the assistant.
+            settings: In force.
+        """
+        self.engine = engine
+        self.store = store
+        self.settings = settings
+        info = engine.model
+        template = ChatTemplate(
+            info.chat_template,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            special_tokens=info.special_tokens,
+        )
+        window = Window(
+            template,
+            engine.tokenize,
+            n_ctx=engine.n_ctx,
+            policy=settings.overflow,
+            special_tokens=info.special_tokens,
+            max_piece_bytes=info.max_piece_bytes,
+        )
+        self._recorder = Recorder(store)
+        self._parts = Parts(settings, store, engine, self._recorder, window)
+        self._closed = False
+
+    @classmethod
+    def open(
+        cls,
+        model: str | Path | None = None,
+        database: str | Path | None = None,
+        settings: Settings | None = None,
+        *,
+        on_progress: Callable[[float], bool] | None = None,
+    ) -> Self:
+        """Load a model and open a database. Takes a second or so; longer for large models.
+
+        Args:
+            model: A name in the catalogue or the path of a GGUF file; the settings' if None.
+            database: A path or a database URL; the settings' if None.
+            settings: All other settings; `Settings.load()` if None.
+            on_progress: Told the share of the model that is loaded, 0 to 1; False stops it.
+
+        Raises:
+            ConfigError: a bad setting.
+            UnknownNameError: no such model.
+            ModelError: the model cannot be used.
+            StoreError: the database cannot be used.
+        """
+        settings = settings or Settings.load()
+        store = open_store(database, settings)
+        try:
+            engine = open_engine(model, settings, on_progress)
+        except BaseException:
+            store.close()
+            raise
+        try:
+            return cls(engine, store, settings)
+        except BaseException:
+            engine.close()
+            store.close()
+            raise
+
+    @property
+    def model(self) -> ModelInfo:
+        """What the model says of itself."""
+        return self.engine.model
+
+    def start(
+        self,
+        *,
+        customer: str | None = None,
+        system: str | None = None,
+        title: str = "",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> Conversation:
+        """A new conversation.
+
+        Args:
+            customer: Whose it is; your own id for them.
+            system: The system prompt; the settings' if None.
+            title: The first message's words if empty.
+            metadata: Your own JSON: channel, tags, what you like.
+        """
+        now = datetime.now(UTC)
+        info = ConversationInfo(
+            id=new_id("c"),
+            title=title,
+            customer=customer,
+            system=self.settings.system if system is None else system,
+            created_at=now,
+            updated_at=now,
+            metadata=dict(metadata or {}),
+        )
+        self.store.create(info)
+        return Conversation(info.id, self._parts)
+
+    def resume(self, conversation_id: str) -> Conversation:
+        """A conversation that was started before, by its id or a beginning that fits only one.
+
+        Raises:
+            UnknownNameError: there is none, with the nearest ids.
+        """
+        return Conversation(self.store.conversation(conversation_id).id, self._parts)
+
+    def conversations(
+        self, query: str = "", *, customer: str | None = None, limit: int = 100, offset: int = 0
+    ) -> list[ConversationInfo]:
+        """Conversations, the last used first; see `Store.conversations`."""
+        return self.store.conversations(query, customer=customer, limit=limit, offset=offset)
+
+    def rename(self, conversation_id: str, title: str) -> None:
+        """Give a conversation another title."""
+        self.store.rename(conversation_id, title)
+
+    def delete(self, conversation_id: str) -> None:
+        """Hide a conversation; `restore` brings it back until `purge`."""
+        self.store.delete(conversation_id)
+
+    def restore(self, conversation_id: str) -> None:
+        """Bring a deleted conversation back."""
+        self.store.restore(conversation_id)
+
+    def close(self) -> None:
+        """End what is under way, keep what was said, free everything. Safe to call twice."""
+        if self._closed:
+            return
+        self._closed = True
+        self.engine.close()
+        self._recorder.close()
+        self.store.close()
+
+    def __enter__(self) -> Self:
+        """The assistant."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close it."""
+        self.close()
+
+
+def open_store(database: str | Path | None, settings: Settings) -> Store:
+    """The database that is named, or the settings', or the one in the data folder.
+
+    Raises:
+        StoreError: it cannot be used.
+    """
+    from quietdesk.store.sql import open_store as open_sql
+
+    named = str(database) if database is not None else settings.database
+    return open_sql(named or str(data_folder() / "quietdesk.db"))
+
+
+def plan_model(model: str | Path | None, settings: Settings) -> tuple[Path, DevicePlan]:
+    """Which file is loaded, and how it is run here.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelError: it is not here, it is no whole GGUF file, or llama.cpp is not installed.
+        ModelTooLargeError: it does not fit.
+    """
+    from quietdesk_models.weights import locate
+
+    try:
+        from quietdesk.engine.llama import read_header, read_shape
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"The package {error.name!r} is not installed: pip install 'quietdesk[starter]'."
+        ) from None
+    name = str(model) if model is not None else settings.model
+    try:
+        path = locate(name)
+    except UnknownModelError as error:
+        raise UnknownNameError("model", name, error.nearest) from None
+    except BadFileError as error:
+        raise ModelFileError(str(error.path), error.reason) from None
+    except ModelsError as error:
+        raise ModelError(str(error)) from None
+    here = machine()
+    chosen = plan(
+        read_shape(read_header(path)),
+        here,
+        n_ctx=settings.n_ctx,
+        n_seq=settings.n_seq,
+        n_batch=settings.n_batch,
+        n_threads=settings.n_threads,
+        n_gpu_layers=settings.n_gpu_layers,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+    )
+    if chosen.needed_bytes > here.memory_bytes:
+        raise ModelTooLargeError(name, chosen.needed_bytes, here.memory_bytes)
+    return path, chosen
+
+
+def open_engine(
+    model: str | Path | None,
+    settings: Settings,
+    on_progress: Callable[[float], bool] | None = None,
+) -> Backend:
+    """The model that is named, or the settings', on its own engine; raises as `plan_model`."""
+    path, chosen = plan_model(model, settings)
+    from quietdesk.engine.engine import Engine
+    from quietdesk.engine.llama import LlamaRunner
+
+    runner = LlamaRunner(path, chosen, on_progress)
+    return Engine(
+        runner,
+        queue_limit=settings.queue_limit,
+        parked_bytes=settings.state_cache_mb * 2**20,
+    )

@@ -1,0 +1,63 @@
+"""`quietdesk ask`: one question, one answer."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from quietdesk.assistant import Assistant, open_engine, open_store
+from quietdesk.cli import options
+from quietdesk.cli.output import print_json, read_stdin, reply_as_json
+from quietdesk.store.base import Store
+from quietdesk.store.memory import MemoryStore
+
+
+def ask(
+    question: Annotated[
+        str | None, typer.Argument(help="What to ask; from standard input if left out.")
+    ] = None,
+    model: options.Model = None,
+    database: options.Database = None,
+    system: options.System = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+    keep: Annotated[bool, typer.Option(help="Keep question and answer as a conversation.")] = True,
+    as_json: options.Json = False,
+) -> None:
+    """Ask one question and print the answer as it comes.
+
+    Examples:
+        quietdesk ask "Do you ship to Norway?"
+
+        quietdesk ask --system policy.md --temperature 0 --json < question.txt
+    """
+    if question is None:
+        if sys.stdin.isatty():
+            raise typer.BadParameter('Nothing to ask: quietdesk ask "Do you ship to Norway?"')
+        question = read_stdin()
+    settings = options.read_settings(
+        model=model,
+        database=database,
+        system=system,
+        seed=seed,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    store: Store = open_store(None, settings) if keep else MemoryStore()
+    try:
+        engine = open_engine(None, settings)
+    except BaseException:
+        store.close()
+        raise
+    with Assistant(engine, store, settings) as assistant:
+        conversation = assistant.start()
+        reply = conversation.stream(question)
+        for delta in reply:
+            if not as_json:
+                sys.stdout.write(delta.text)
+                sys.stdout.flush()
+        if as_json:
+            print_json({"conversation": conversation.id, **reply_as_json(reply)})
+        else:
+            print()

@@ -1,0 +1,132 @@
+"""`quietdesk chat`: line by line, at a prompt or in a pipe."""
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from quietdesk.assistant import Assistant
+from quietdesk.cli import options
+from quietdesk.cli.output import decode
+from quietdesk.conversation import Conversation
+from quietdesk.errors import QuietdeskError, UsageError
+from quietdesk.reply import Reply
+
+HELP = "/new  /regenerate  /quit   Ctrl-C stops a reply, Ctrl-D ends."
+
+
+def chat(
+    resume: Annotated[
+        str | None,
+        typer.Option("--resume", "-r", help="Go on with a conversation, by its id."),
+    ] = None,
+    model: options.Model = None,
+    database: options.Database = None,
+    system: options.System = None,
+    seed: options.Seed = None,
+    max_tokens: options.MaxTokens = None,
+    temperature: options.Temperature = None,
+) -> None:
+    r"""Chat line by line. In a pipe each line is a message, and each reply ends with a new line.
+
+    Examples:
+        quietdesk chat --system policy.md
+
+        printf 'Hello\nDo you ship to Norway?\n' | quietdesk chat
+    """
+    settings = options.read_settings(
+        model=model,
+        database=database,
+        system=system,
+        seed=seed,
+        max_tokens=max_tokens,
+        temperature=temperature,
+    )
+    at_prompt = sys.stdin.isatty()
+    with Assistant.open(settings=settings) as assistant:
+        conversation = assistant.resume(resume) if resume else assistant.start()
+        if at_prompt:
+            _at_prompt(assistant, conversation)
+        else:
+            _in_pipe(conversation)
+
+
+def _in_pipe(conversation: Conversation) -> None:
+    failed = 0
+    for number, line in enumerate(sys.stdin.buffer, 1):
+        try:
+            text = decode(line.rstrip(b"\r\n"), f"Line {number} of standard input")
+            if text.strip():
+                _print(conversation.stream(text))
+        except QuietdeskError as error:
+            # One bad line must not cost the answers to the others.
+            failed += 1
+            print(f"quietdesk: {error} The message was not sent.", file=sys.stderr)
+    if failed:
+        raise typer.Exit(1)
+
+
+def _at_prompt(assistant: Assistant, conversation: Conversation) -> None:
+    console = Console(stderr=True, highlight=False)
+    console.print(f"[b]{assistant.model.name}[/b]  {conversation.id}\n[dim]{HELP}[/dim]")
+    for message in conversation.messages:
+        print(f"{'> ' if message.author == 'customer' else ''}{message.text}\n")
+    for line in _lines():
+        try:
+            if line == "/quit":
+                return
+            if line == "/help":
+                console.print(f"[dim]{HELP}[/dim]")
+            elif line == "/new":
+                conversation = assistant.start()
+                console.print(f"[dim]{conversation.id}[/dim]")
+            elif line == "/regenerate":
+                _print_until_interrupted(conversation.regenerate(), console)
+            elif line.startswith("/") and " " not in line:
+                raise UsageError(f"There is no command {line!r}. {HELP}")
+            elif line.strip():
+                _print_until_interrupted(conversation.stream(line), console)
+        except QuietdeskError as error:
+            console.print(f"[red]{error}[/red]", markup=True)
+
+
+def _lines() -> Iterator[str]:
+    # Gives `input` history and editing where the system has it.
+    with contextlib.suppress(ImportError):
+        import_module("readline")
+    while True:
+        try:
+            yield input("> ")
+        except EOFError:
+            print()
+            return
+
+
+def _print_until_interrupted(reply: Reply, console: Console) -> None:
+    try:
+        _print(reply)
+    except KeyboardInterrupt:
+        reply.cancel()
+        reply.wait()
+        print()
+        console.print("[dim]Stopped; what was said is kept.[/dim]")
+        return
+    usage = reply.usage
+    gone = len(reply.context.evicted)
+    console.print(
+        f"[dim]{usage.tokens_per_second:.0f} tokens/s · first token {usage.first_token_s:.2f} s · "
+        f"context {reply.context.fill:.0%}"
+        + (f" · {gone} messages no longer fit" if gone else "")
+        + "[/dim]"
+    )
+
+
+def _print(reply: Reply) -> None:
+    for delta in reply:
+        sys.stdout.write(delta.text)
+        sys.stdout.flush()
+    print(flush=True)

@@ -1,0 +1,72 @@
+"""Options that several verbs have, and the settings that follow from them."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from quietdesk.config import Settings
+
+Model = Annotated[
+    str | None,
+    typer.Option("--model", "-m", help="A model's name, or the path of a GGUF file."),
+]
+Database = Annotated[
+    str | None,
+    typer.Option("--database", "-d", help="Path of the database, or its URL."),
+]
+System = Annotated[
+    Path | None,
+    typer.Option("--system", "-s", help="File with the system prompt.", dir_okay=False),
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="The same seed gives the same reply.")]
+MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens of a reply at most.")]
+Temperature = Annotated[
+    float | None, typer.Option("--temperature", help="0 always takes the likeliest word.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
+
+
+def read_settings(
+    *,
+    model: str | None = None,
+    database: str | None = None,
+    system: Path | None = None,
+    seed: int | None = None,
+    max_tokens: int | None = None,
+    temperature: float | None = None,
+    **more: object,
+) -> Settings:
+    """The settings in force with a verb's options on top; None is what was not given.
+
+    Raises:
+        ConfigError: a bad value.
+        typer.BadParameter: the system prompt's file cannot be read.
+    """
+    return Settings.load(
+        {
+            "model": model,
+            "database": database,
+            "system": None if system is None else read_text(system),
+            "seed": seed,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            **more,
+        }
+    )
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        typer.BadParameter: it cannot be read, or is no UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise typer.BadParameter(
+            f"{str(path)!r} is not UTF-8: byte {error.start} is {error.object[error.start]:#04x}."
+        ) from None
+    except OSError as error:
+        raise typer.BadParameter(f"{str(path)!r} cannot be read: {error.strerror}.") from None

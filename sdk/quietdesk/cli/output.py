@@ -1,0 +1,51 @@
+"""What verbs read from standard input and print on standard output."""
+
+import json
+import sys
+from typing import Any
+
+from quietdesk.errors import UsageError
+from quietdesk.reply import Reply
+
+
+def print_json(value: dict[str, Any]) -> None:
+    """Print one JSON object on standard output."""
+    json.dump(value, sys.stdout, ensure_ascii=False, indent=2, default=str)
+    sys.stdout.write("\n")
+
+
+def reply_as_json(reply: Reply) -> dict[str, Any]:
+    """A finished reply's facts."""
+    usage = reply.usage
+    return {
+        "id": reply.id,
+        "text": reply.text,
+        "finish_reason": str(reply.finish_reason),
+        "model": reply.message.model,
+        "usage": usage.model_dump() | {"tokens_per_second": round(usage.tokens_per_second, 2)},
+        "context": reply.context.model_dump(mode="json"),
+    }
+
+
+def read_stdin() -> str:
+    """All of standard input.
+
+    Raises:
+        UsageError: it is no UTF-8, naming the place.
+    """
+    return decode(sys.stdin.buffer.read(), "Standard input")
+
+
+def decode(data: bytes, what: str) -> str:
+    """Text of UTF-8 bytes.
+
+    Raises:
+        UsageError: they are none, naming the first bad byte.
+    """
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise UsageError(
+            f"{what} is not UTF-8: byte {error.start} (line {line}) is {data[error.start]:#04x}."
+        ) from None

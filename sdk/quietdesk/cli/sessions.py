@@ -1,0 +1,171 @@
+"""`quietdesk sessions`: conversations that were kept."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quietdesk.assistant import open_store
+from quietdesk.cli import options
+from quietdesk.cli.output import print_json
+from quietdesk.errors import UsageError
+from quietdesk.store.base import Store
+from quietdesk.types import ConversationInfo, Message
+
+app = typer.Typer(help="List, show, export and delete conversations.", no_args_is_help=True)
+
+Id = Annotated[str, typer.Argument(help="The conversation's id, or a beginning of it.")]
+
+
+@app.command("list")
+def list_(
+    search: Annotated[
+        str, typer.Option("--search", help="Words in the title or the messages.")
+    ] = "",
+    customer: Annotated[str | None, typer.Option("--customer", help="Only this one's.")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
+    database: options.Database = None,
+    as_json: options.Json = False,
+) -> None:
+    """List conversations, the last used first.
+
+    Example: quietdesk sessions list --search "refund" --limit 10
+    """
+    with _Opened(database) as store:
+        found = store.conversations(search, customer=customer, limit=limit)
+    if as_json:
+        print_json({"sessions": [info.model_dump(mode="json") for info in found]})
+        return
+    if not found:
+        Console(stderr=True).print("No conversations.")
+        return
+    table = Table(box=None, pad_edge=False)
+    for heading in ("id", "last used", "messages", "customer", "title"):
+        table.add_column(heading, justify="right" if heading == "messages" else "left")
+    for info in found:
+        when = info.updated_at.astimezone().strftime("%Y-%m-%d %H:%M")
+        count = str(info.message_count)
+        table.add_row(info.id, when, count, info.customer or "", info.title or "(untitled)")
+    Console(markup=False, highlight=False).print(table)
+
+
+@app.command()
+def show(
+    conversation_id: Id, database: options.Database = None, as_json: options.Json = False
+) -> None:
+    """Print a conversation, the active branch."""
+    with _Opened(database) as store:
+        info = store.conversation(conversation_id)
+        messages = store.messages(info.id)
+    if as_json:
+        print_json(_as_json(info, messages))
+    else:
+        sys.stdout.write(_as_markdown(info, messages))
+
+
+@app.command()
+def export(
+    conversation_id: Id,
+    to: Annotated[
+        Path | None, typer.Option("--output", "-o", help="The file; standard output if left out.")
+    ] = None,
+    form: Annotated[
+        Literal["json", "markdown"], typer.Option("--format", "-f", help="How it is written.")
+    ] = "json",
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    database: options.Database = None,
+) -> None:
+    """Write a conversation to a file: JSON with every branch, or Markdown of the active one.
+
+    Example: quietdesk sessions export c-1f2e -f markdown -o chat.md
+    """
+    if to is not None and to.exists() and not force:
+        raise UsageError(f"The file {str(to)!r} is there already; --force replaces it.")
+    with _Opened(database) as store:
+        info = store.conversation(conversation_id)
+        messages = store.tree(info.id) if form == "json" else store.messages(info.id)
+    if form == "json":
+        import json
+
+        text = json.dumps(_as_json(info, messages), ensure_ascii=False, indent=2) + "\n"
+    else:
+        text = _as_markdown(info, messages)
+    if to is None:
+        sys.stdout.write(text)
+        return
+    # Written beside it and renamed: a full disk leaves the old file whole.
+    beside = to.with_name(f".{to.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(to)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UsageError(f"The file {str(to)!r} cannot be written: {error.strerror}.") from None
+
+
+@app.command()
+def delete(
+    conversation_ids: Annotated[list[str], typer.Argument(help="Ids, or beginnings of them.")],
+    for_good: Annotated[
+        bool, typer.Option("--for-good", help="Remove it; `restore` cannot bring it back.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    database: options.Database = None,
+) -> None:
+    """Delete conversations; `quietdesk sessions restore` brings them back.
+
+    Example: quietdesk sessions delete c-1f2e c-77aa
+    """
+    with _Opened(database) as store:
+        found = [store.conversation(name) for name in conversation_ids]
+        if for_good and not yes:
+            typer.confirm(f"Remove {len(found)} conversations for good?", abort=True, err=True)
+        for info in found:
+            store.delete(info.id)
+        if for_good:
+            store.purge([info.id for info in found])
+    for info in found:
+        Console(stderr=True, markup=False).print(f"Deleted {info.id}  {info.title}")
+
+
+@app.command()
+def restore(conversation_id: str, database: options.Database = None) -> None:
+    """Bring a deleted conversation back, by its whole id."""
+    with _Opened(database) as store:
+        store.restore(conversation_id)
+
+
+class _Opened:
+    """The database, open while a verb works with it."""
+
+    def __init__(self, database: str | None) -> None:
+        self._database = database
+
+    def __enter__(self) -> Store:
+        self._store = open_store(None, options.read_settings(database=self._database))
+        return self._store
+
+    def __exit__(self, *_: object) -> None:
+        self._store.close()
+
+
+def _as_json(info: ConversationInfo, messages: list[Message]) -> dict[str, object]:
+    return {
+        "conversation": info.model_dump(mode="json"),
+        "messages": [message.model_dump(mode="json") for message in messages],
+    }
+
+
+def _as_markdown(info: ConversationInfo, messages: list[Message]) -> str:
+    parts = [f"# {info.title or info.id}\n"]
+    if info.system:
+        parts.append(f"**system:** {info.system}\n")
+    for message in messages:
+        end = message.finish_reason
+        mark = f" ({end})" if end not in (None, "stop") else ""
+        parts.append(f"**{message.author}**{mark}: {message.text}\n")
+    return "\n".join(parts)

@@ -1,0 +1,269 @@
+"""Conversation: what is said to the model, and what comes back.
+
+A turn fits the history into the context, commits the customer's words, and only then starts the
+model. Sync and async callers go the same way; async ones do the short blocking part in a thread and
+wait for the engine without one.
+"""
+
+import secrets
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import TypedDict, Unpack
+
+from pydantic import ValidationError
+
+from quietdesk.config import Generation, Settings
+from quietdesk.engine.backend import Backend
+from quietdesk.engine.sampling import Limits, Sampling
+from quietdesk.errors import EmptyMessageError, QuietdeskError, UnknownNameError, UsageError
+from quietdesk.prompt.window import Window
+from quietdesk.reply import Recorder, Reply
+from quietdesk.store.base import ROOT, Store
+from quietdesk.types import Author, ConversationInfo, Message
+
+TITLE_LENGTH = 60
+"""Characters of the first message that become the title."""
+
+
+class ReplyOptions(TypedDict, total=False):
+    """What can be set for one reply; what is left out comes from the settings."""
+
+    max_tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    repeat_penalty: float
+    seed: int
+    stop: Sequence[str]
+    """Strings that end the reply and are not part of it."""
+    priority: int
+    """Higher goes first."""
+    deadline_s: float
+    """Seconds that it may take, the queue counted in."""
+
+
+class Parts:
+    """What every conversation of an assistant works with."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        store: Store,
+        engine: Backend,
+        recorder: Recorder,
+        window: Window,
+    ) -> None:
+        """Just gathers them."""
+        self.settings = settings
+        self.store = store
+        self.engine = engine
+        self.recorder = recorder
+        self.window = window
+
+
+class Conversation:
+    """One customer's conversation. Any thread or task may use it; replies come one at a time."""
+
+    def __init__(self, conversation_id: str, parts: Parts) -> None:
+        """Made by `Assistant.start` and `Assistant.resume`."""
+        self.id = conversation_id
+        self._parts = parts
+
+    @property
+    def info(self) -> ConversationInfo:
+        """Title, customer, system prompt and the rest, as the store has them now."""
+        return self._parts.store.conversation(self.id)
+
+    @property
+    def messages(self) -> list[Message]:
+        """What was said, in order, on the active branch."""
+        return self._parts.store.messages(self.id)
+
+    def send(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """Say something and wait for the whole reply.
+
+        Args:
+            text: The customer's words.
+            **options: See `ReplyOptions`.
+
+        Raises:
+            EmptyMessageError: there is nothing in it; nothing was kept.
+            ContextError: it cannot fit into the context; nothing was kept.
+            ConversationBusyError: a reply is still being written here; nothing was kept.
+            QueueFullError: too many requests wait; nothing was kept.
+            EngineError: the engine could not finish; what was said is kept.
+            StoreError: the database refused it.
+        """
+        return self.stream(text, **options).wait()
+
+    def stream(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """Say something; the reply is returned at once, to be iterated. Raises as `send` does."""
+        return self.astream(text, **options).begin()
+
+    async def asend(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """`send`, in a task."""
+        return await self.astream(text, **options).await_()
+
+    def astream(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """A reply that begins when a task iterates it: `async for delta in c.astream(...)`."""
+        return Reply(new_id("m"), lambda reply: self._turn(reply, (self._words(text),), options))
+
+    def regenerate(self, **options: Unpack[ReplyOptions]) -> Reply:
+        """Another version of the last reply, beside it; streams.
+
+        Raises:
+            UsageError: nothing was said yet.
+        """
+        return self.aregenerate(**options).begin()
+
+    def aregenerate(self, **options: Unpack[ReplyOptions]) -> Reply:
+        """`regenerate`, beginning when a task iterates it."""
+        return Reply(new_id("m"), lambda reply: self._again(reply, options))
+
+    def _again(self, reply: Reply, options: ReplyOptions) -> None:
+        history = self.messages
+        while history and history[-1].author is not Author.CUSTOMER:
+            history.pop()
+        if not history:
+            raise UsageError(f"Nothing was said in conversation {self.id!r} yet.")
+        self._turn(reply, (), options, history)
+
+    def edit(self, message_id: str, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """Say something else in the place of an earlier message; the old branch stays.
+
+        Args:
+            message_id: A customer's message on the active branch.
+            text: The new words.
+            **options: See `ReplyOptions`.
+
+        Raises:
+            UnknownNameError: it is not on the active branch.
+        """
+        return self.aedit(message_id, text, **options).begin()
+
+    def aedit(self, message_id: str, text: str, **options: Unpack[ReplyOptions]) -> Reply:
+        """`edit`, beginning when a task iterates it."""
+        return Reply(new_id("m"), lambda reply: self._instead(reply, message_id, text, options))
+
+    def _instead(self, reply: Reply, message_id: str, text: str, options: ReplyOptions) -> None:
+        history = self.messages
+        ids = [message.id for message in history]
+        if message_id not in ids:
+            raise UnknownNameError("message", message_id, ids)
+        at = ids.index(message_id)
+        said = self._words(text, parent_id=ids[at - 1] if at else ROOT)
+        self._turn(reply, (said,), options, history[:at])
+
+    def _words(self, text: str, parent_id: str | None = None) -> Message:
+        if not text.strip():
+            raise EmptyMessageError("The message is empty. Write something first.")
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"The message is no valid Unicode text: character {error.start} is half of a pair."
+            ) from None
+        return Message(
+            id=new_id("m"),
+            author=Author.CUSTOMER,
+            text=text,
+            created_at=datetime.now(UTC),
+            parent_id=parent_id,
+        )
+
+    def _turn(
+        self,
+        reply: Reply,
+        said: tuple[Message, ...],
+        options: ReplyOptions,
+        history: Sequence[Message] | None = None,
+    ) -> None:
+        """Fit, commit, submit.
+
+        Args:
+            reply: To be opened.
+            said: What is new.
+            options: The caller's.
+            history: What it goes on from; the active branch if None.
+        """
+        parts = self._parts
+        parts.recorder.make_way(self.id)
+        generation = _generation(parts.settings, options)
+        info = self.info
+        if history is None:
+            history = parts.store.messages(self.id, reports=False)
+        fitted = parts.window.fit([*history, *said], info.system, generation.max_tokens)
+        sampling = _sampling(generation)
+        draft = Message(
+            id=reply.id,
+            author=Author.BOT,
+            text="",
+            created_at=datetime.now(UTC),
+            parent_id=None if said else history[-1].id,
+            model=parts.engine.model.name,
+            context=fitted.report,
+        )
+        parts.store.begin_turn(self.id, said, draft)
+        try:
+            stream = parts.engine.submit(
+                fitted.tokens,
+                sampling=sampling,
+                limits=Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ()))),
+                priority=options.get("priority", 0),
+                deadline_s=options.get("deadline_s"),
+            )
+        except QuietdeskError:
+            parts.store.undo_turn(draft.id, tuple(message.id for message in said))
+            raise
+        reply.opened(draft, fitted.report, stream)
+        parts.recorder.record(self.id, reply)
+        if said and not info.title:
+            parts.store.rename(self.id, _title(said[0].text))
+
+
+def new_id(kind: str) -> str:
+    """A new id: `c-` for conversations, `m-` for messages, and 16 hexadecimal digits."""
+    return f"{kind}-{secrets.token_hex(8)}"
+
+
+def _title(text: str) -> str:
+    words = " ".join(text.split())
+    if len(words) <= TITLE_LENGTH:
+        return words
+    return words[:TITLE_LENGTH].rsplit(" ", 1)[0].rstrip(",.;:") + "…"
+
+
+def _generation(settings: Settings, options: ReplyOptions) -> Generation:
+    """The settings' generation parameters with the caller's on top, checked."""
+    known = set(ReplyOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            raise UnknownNameError("option", name, known)
+    if isinstance(options.get("stop"), str) or "" in options.get("stop", ()):
+        raise UsageError(f"stop is a list of strings, none empty; got {options['stop']!r}.")
+    asked = {name: value for name, value in options.items() if name in Generation.model_fields}
+    values = {name: getattr(settings, name) for name in Generation.model_fields}
+    try:
+        generation = Generation.model_validate({**values, **asked})
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise UsageError(
+            f"Bad value {problem['input']!r} for {problem['loc'][0]!r}: {problem['msg']}."
+        ) from None
+    if generation.seed is None:
+        generation = generation.model_copy(update={"seed": secrets.randbits(32)})
+    return generation
+
+
+def _sampling(generation: Generation) -> Sampling:
+    if generation.temperature == 0.0:
+        return Sampling(repeat_penalty=generation.repeat_penalty)
+    return Sampling(
+        temperature=generation.temperature,
+        top_k=generation.top_k,
+        top_p=generation.top_p,
+        min_p=generation.min_p,
+        repeat_penalty=generation.repeat_penalty,
+        seed=generation.seed or 0,
+    )
