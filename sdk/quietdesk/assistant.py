@@ -22,6 +22,7 @@ from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
 from quietdesk.types import ConversationInfo
 from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
+from quietdesk_models.weights import Found, find
 
 
 class Assistant:
@@ -189,16 +190,14 @@ def open_store(database: str | Path | None, settings: Settings) -> Store:
     return open_sql(named or str(data_folder() / "quietdesk.db"))
 
 
-def plan_model(model: str | Path | None, settings: Settings) -> tuple[Path, DevicePlan]:
-    """Which file is loaded, and how it is run here.
+def plan_model(model: str | Path | None, settings: Settings) -> tuple[Found, DevicePlan]:
+    """Which model is loaded, and how it is run here.
 
     Raises:
         UnknownNameError: no such model.
         ModelError: it is not here, it is no whole GGUF file, or llama.cpp is not installed.
         ModelTooLargeError: it does not fit.
     """
-    from quietdesk_models.weights import locate
-
     try:
         from quietdesk.engine.llama import read_header, read_shape
     except ModuleNotFoundError as error:
@@ -207,16 +206,17 @@ def plan_model(model: str | Path | None, settings: Settings) -> tuple[Path, Devi
         ) from None
     name = str(model) if model is not None else settings.model
     try:
-        path = locate(name)
+        found = find(name)
     except UnknownModelError as error:
-        raise UnknownNameError("model", name, error.nearest) from None
+        hint = "`quietdesk models list` shows all; a path to a GGUF works too."
+        raise UnknownNameError("model", name, error.known, hint) from None
     except BadFileError as error:
         raise ModelFileError(str(error.path), error.reason) from None
     except ModelsError as error:
         raise ModelError(str(error)) from None
     here = machine()
     chosen = plan(
-        read_shape(read_header(path)),
+        read_shape(read_header(found.path)),
         here,
         n_ctx=settings.n_ctx,
         n_seq=settings.n_seq,
@@ -228,7 +228,7 @@ def plan_model(model: str | Path | None, settings: Settings) -> tuple[Path, Devi
     )
     if chosen.needed_bytes > here.memory_bytes:
         raise ModelTooLargeError(name, chosen.needed_bytes, here.memory_bytes)
-    return path, chosen
+    return found, chosen
 
 
 def open_engine(
@@ -237,11 +237,11 @@ def open_engine(
     on_progress: Callable[[float], bool] | None = None,
 ) -> Backend:
     """The model that is named, or the settings', on its own engine; raises as `plan_model`."""
-    path, chosen = plan_model(model, settings)
+    found, chosen = plan_model(model, settings)
     from quietdesk.engine.engine import Engine
     from quietdesk.engine.llama import LlamaRunner
 
-    runner = LlamaRunner(path, chosen, on_progress)
+    runner = LlamaRunner(found.path, chosen, name=found.name, on_progress=on_progress)
     return Engine(
         runner,
         queue_limit=settings.queue_limit,

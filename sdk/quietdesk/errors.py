@@ -137,7 +137,8 @@ class QueueFullError(EngineError):
     def __init__(self, limit: int) -> None:
         self.limit = limit
         super().__init__(
-            f"The queue is full: {limit} requests wait already. Try again later, or raise queue_limit."
+            f"The queue is full: {limit} requests wait already. "
+            "Try again later, or raise queue_limit."
         )
 
 

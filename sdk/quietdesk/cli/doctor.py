@@ -38,17 +38,15 @@ def doctor(
     problems: list[str] = []
     settings = options.read_settings(model=model, database=database)
     groups["folders"] = [
-        Choice(
-            "config", str(config_file()), "" if config_file().exists() else "not there: defaults"
-        ),
+        Choice("config", str(config_file()), "" if config_file().exists() else "not there"),
         Choice("data", str(data_folder()), "conversations"),
         Choice("state", str(state_folder()), "logs and the app's own state"),
         Choice("cache", str(cache_folder()), "what can be made again"),
     ]
     try:
-        path, chosen = plan_model(None, settings)
+        found, chosen = plan_model(None, settings)
         groups["model"] = [
-            Choice("file", str(path), f"model = {settings.model!r}"),
+            Choice("file", str(found.path), f"{found.name}, {found.origin}"),
             *chosen.choices,
         ]
     except QuietdeskError as error:

@@ -46,6 +46,5 @@ def decode(data: bytes, what: str) -> str:
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise UsageError(
-            f"{what} is not UTF-8: byte {error.start} (line {line}) is {data[error.start]:#04x}."
-        ) from None
+        place = f"byte {error.start}" + (f" (line {line})" if line > 1 else "")
+        raise UsageError(f"{what} is not UTF-8: {place} is {data[error.start]:#04x}.") from None

@@ -91,13 +91,19 @@ class LlamaRunner:
     """A model in this process."""
 
     def __init__(
-        self, path: Path, plan: DevicePlan, on_progress: Callable[[float], bool] | None = None
+        self,
+        path: Path,
+        plan: DevicePlan,
+        *,
+        name: str = "",
+        on_progress: Callable[[float], bool] | None = None,
     ) -> None:
         """Load a model.
 
         Args:
             path: A GGUF file.
             plan: How it is run here.
+            name: What it is called; what the file says if empty.
             on_progress: Told the share that is loaded, 0 to 1; False stops the loading.
 
         Raises:
@@ -115,7 +121,7 @@ class LlamaRunner:
             self._memory = llama_cpp.llama_get_memory(self._ctx)
             self._set_up()
             self._warm_up()
-            self.info = self._read_info(path, header)
+            self.info = self._read_info(path, header, name)
         except BaseException:
             self.close()
             raise
@@ -127,12 +133,23 @@ class LlamaRunner:
         params = llama_cpp.llama_model_default_params()
         if plan.n_gpu_layers >= 0:
             params.n_gpu_layers = plan.n_gpu_layers
-        if on_progress is not None:
-            params.progress_callback = llama_cpp.llama_progress_callback(
-                lambda share, _data: on_progress(share)
-            )
+        stopped: list[BaseException] = []
+
+        def progress(share: float, _data: object) -> bool:
+            # An exception cannot pass through C; among them is Ctrl-C, which arrives here.
+            try:
+                return on_progress is None or on_progress(share)
+            except BaseException as error:
+                stopped.append(error)
+                return False
+
+        params.progress_callback = llama_cpp.llama_progress_callback(progress)
         _Log.lines.clear()
         model = llama_cpp.llama_model_load_from_file(str(path).encode(), params)
+        if stopped:
+            if model:
+                llama_cpp.llama_model_free(model)
+            raise stopped[0]
         if not model:
             raise ModelFileError(str(path), _Log.reason())
         return model
@@ -205,7 +222,7 @@ class LlamaRunner:
         llama_cpp.llama_decode(self._ctx, self._batch)
         llama_cpp.llama_memory_clear(self._memory, False)
 
-    def _read_info(self, path: Path, header: Header) -> ModelInfo:
+    def _read_info(self, path: Path, header: Header, name: str) -> ModelInfo:
         vocab = self._vocab
         control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
         special = []
@@ -218,7 +235,7 @@ class LlamaRunner:
                 special.append(text.decode("utf-8", "replace"))
         template = llama_cpp.llama_model_chat_template(self._model, None)
         return ModelInfo(
-            name=header.name or path.stem,
+            name=name or header.name or path.stem,
             architecture=header.architecture,
             path=str(path),
             size_bytes=header.file_bytes,

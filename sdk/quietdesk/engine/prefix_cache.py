@@ -92,10 +92,8 @@ class PrefixCache:
 
     def longest(self, prompt: Tokens) -> int:
         """Tokens of the prompt that would not have to be evaluated if it were placed now."""
-        best = max((self._reach(slot.tokens, prompt) for slot in self.slots), default=0)
-        return max(
-            [best, *(self._reach(parked.tokens, prompt) for parked in self._parked.values())]
-        )
+        contents: list[Slot | Parked] = [*self.slots, *self._parked.values()]
+        return max(self._reach(content.tokens, prompt) for content in contents)
 
     def place(self, prompt: Tokens) -> Placement | None:
         """The best place for a prompt; None while every slot is busy.
