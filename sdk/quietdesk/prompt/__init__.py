@@ -5,9 +5,10 @@ from its own module.
 """
 
 from quietdesk.prompt.policies import POLICIES, Load, Policy, find_policy
+from quietdesk.prompt.renderer import Template
 from quietdesk.prompt.summary import Summariser, extract
 from quietdesk.prompt.tokens import Tokenize
-from quietdesk.prompt.window import Fitted, Template, Window
+from quietdesk.prompt.window import Fitted, Window
 
 __all__ = [
     "POLICIES",

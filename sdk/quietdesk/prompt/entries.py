@@ -7,9 +7,9 @@ passages stand with the newest message. Each part remembers whose it is, for the
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from quietdesk.types import Author, Message, Passage, ToolCall
 
@@ -36,6 +36,8 @@ JOINT = "\n\n"
 OPENING = "(The conversation starts.)"
 """Stands where a template demands that the user speaks first and the assistant did."""
 
+_NO_TEXT = "(empty)"
+_NO_RESULT = "(no result)"
 _BEFORE_PASSAGES = "Passages from the documents:"
 _AFTER_PASSAGES = "The message to answer:"
 _BEFORE_TOOLS = "Functions that can be called, as JSON Schema:"
@@ -57,6 +59,8 @@ class Abilities:
     """A list of tools."""
     tool_messages: bool = True
     """Tool calls and their results."""
+    many_calls: bool = True
+    """Several tool calls in one message."""
     typed_content: bool = False
     """Wants content as a list of typed parts."""
     trims: bool = False
@@ -65,12 +69,33 @@ class Abilities:
     """Wants tool call ids of exactly nine letters and digits."""
 
 
+CAUTIOUS = Abilities(
+    system=False,
+    late_system=False,
+    neighbours=False,
+    assistant_first=False,
+    tools=False,
+    tool_messages=False,
+)
+"""What even the most demanding template takes."""
+
+
+class Shielding(Protocol):
+    """Makes control tokens' texts harmless; see `tokens.Shield`."""
+
+    def __call__(self, text: str, *, own: bool = False) -> str:
+        """The text without them."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """A text and whose it is."""
 
     owner: Owner
     text: str
+    own: bool = False
+    """Whether the model itself said it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,12 +109,12 @@ class Entry:
     name: str | None = None
     """Of a tool's result: the function's name."""
 
-    def as_dict(self, shield: Callable[[str], str], *, nine_letter_ids: bool = False) -> ChatDict:
+    def as_dict(self, shield: Shielding, *, nine_letter_ids: bool = False) -> ChatDict:
         """The entry for the template, every text of it shielded."""
         short = _nine_letters if nine_letter_ids else str
         out: ChatDict = {
             "role": self.role,
-            "content": JOINT.join(shield(part.text) for part in self.parts),
+            "content": JOINT.join(shield(part.text, own=part.own) for part in self.parts),
         }
         if self.tool_calls:
             out["tool_calls"] = [
@@ -136,23 +161,20 @@ def compose(
     """
     notes: list[str] = []
     head = list(system)
-    names = {call.id: call.name for message in messages for call in message.tool_calls}
     if tools and not abilities.tools:
         schemas = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
         head.append(Part(TOOLS, f"{_BEFORE_TOOLS}\n{schemas}"))
         notes.append("The template knows no tools; they are listed in the system prompt.")
-    entries: list[Entry] = []
-    for message in messages:
-        if message.author is Author.SYSTEM and not entries:
-            head.append(Part(("message", message.id), message.text))
-            continue
-        entries.append(_entry(message, names, abilities))
-    if any(entry.tool_calls or entry.role == "tool" for entry in entries) and (
-        not abilities.tool_messages
-    ):
-        entries = [_without_tools(entry) for entry in entries]
-        notes.append("The template knows no tool calls; they are written out as text.")
-    entries = [entry for entry in entries if entry.parts or entry.tool_calls]
+    entries = _read(messages)
+    while entries and entries[0].role == "system":
+        head += entries.pop(0).parts
+    if any(entry.tool_calls or entry.role == "tool" for entry in entries):
+        entries = _results_after_calls(entries, notes)
+        if not abilities.tool_messages:
+            entries = [_without_tools(entry) for entry in entries]
+            notes.append("The template knows no tool calls; they are written out as text.")
+        elif not abilities.many_calls:
+            entries = _one_call_each(entries)
     entries = _place_passages(entries, messages, passages)
     if not abilities.late_system and any(entry.role == "system" for entry in entries):
         entries = _fold_late_system(entries)
@@ -160,10 +182,10 @@ def compose(
             "The template takes a system message only in front; later ones stand with the "
             "customer's next message."
         )
-    head = [part for part in head if part.text]
     if not abilities.assistant_first and (not entries or entries[0].role == "assistant"):
         entries.insert(0, Entry("user", (Part(TEMPLATE, OPENING),)))
         notes.append("The template wants the user to speak first; a line was put in front.")
+    head = [part for part in head if part.text.strip()]
     if head and abilities.system:
         entries.insert(0, Entry("system", tuple(head)))
     elif head:
@@ -192,7 +214,7 @@ def passage_parts(passages: Sequence[Passage]) -> list[Part]:
     return parts
 
 
-def shield_json(value: Json, shield: Callable[[str], str]) -> Json:
+def shield_json(value: Json, shield: Shielding) -> Json:
     """The same JSON with every text in it shielded."""
     if isinstance(value, str):
         return shield(value)
@@ -203,8 +225,17 @@ def shield_json(value: Json, shield: Callable[[str], str]) -> Json:
     return value
 
 
-def _entry(message: Message, names: Mapping[str, str], abilities: Abilities) -> Entry:
-    parts = (Part(("message", message.id), message.text),) if message.text else ()
+def _read(messages: Sequence[Message]) -> list[Entry]:
+    """One entry for each message that says or does something."""
+    names = {call.id: call.name for message in messages for call in message.tool_calls}
+    entries = [_entry(message, names) for message in messages]
+    return [entry for entry in entries if entry.parts or entry.tool_calls]
+
+
+def _entry(message: Message, names: Mapping[str, str]) -> Entry:
+    owner = ("message", message.id)
+    own = message.author is Author.BOT
+    parts = (Part(owner, message.text, own),) if message.text.strip() else ()
     match message.author:
         case Author.CUSTOMER:
             return Entry("user", parts)
@@ -213,14 +244,47 @@ def _entry(message: Message, names: Mapping[str, str], abilities: Abilities) -> 
         case Author.TOOL:
             call_id = message.tool_call_id or ""
             # An empty result is a result: without it the call would stand unanswered.
-            return Entry(
-                "tool",
-                parts or (Part(("message", message.id), "(empty)"),),
-                tool_call_id=call_id,
-                name=names.get(call_id, "tool"),
-            )
+            result = parts or (Part(owner, _NO_TEXT),)
+            return Entry("tool", result, tool_call_id=call_id, name=names.get(call_id, "tool"))
         case Author.BOT | Author.HUMAN:
             return Entry("assistant", parts, tool_calls=message.tool_calls)
+
+
+def _results_after_calls(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
+    """Every call followed by its results, as templates expect; whoever spoke in between waits."""
+    results: dict[str, list[Entry]] = {}
+    called = {call.id for entry in entries for call in entry.tool_calls}
+    for entry in entries:
+        if entry.role == "tool" and entry.tool_call_id in called:
+            results.setdefault(entry.tool_call_id, []).append(entry)
+    ordered: list[Entry] = []
+    for entry in entries:
+        if entry.role == "tool" and entry.tool_call_id in called:
+            continue
+        ordered.append(entry)
+        for call in entry.tool_calls:
+            # A call that was cut short has no result; templates fail on a call without one.
+            nothing = Entry("tool", (Part(TEMPLATE, _NO_RESULT),), (), call.id, call.name)
+            ordered += results.pop(call.id, [nothing])
+    if len(ordered) > len(entries):
+        notes.append("A tool call has no result; the model is told so.")
+    return ordered
+
+
+def _one_call_each(entries: Sequence[Entry]) -> list[Entry]:
+    """Several calls of one message as one message each, with their results between them."""
+    apart: list[Entry] = []
+    waiting: dict[str, Entry] = {}
+    for entry in entries:
+        if entry.tool_call_id is not None and entry.tool_call_id in waiting:
+            apart.append(waiting.pop(entry.tool_call_id))
+        if len(entry.tool_calls) < 2:
+            apart.append(entry)
+            continue
+        first, *others = entry.tool_calls
+        apart.append(replace(entry, tool_calls=(first,)))
+        waiting = {call.id: Entry("assistant", (), (call,)) for call in others}
+    return apart
 
 
 def _without_tools(entry: Entry) -> Entry:

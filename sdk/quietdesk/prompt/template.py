@@ -164,28 +164,10 @@ class ChatTemplate:
             typed = self._renders([user], one)
             self.abilities = Abilities(typed_content=typed)
         padded = {"role": "user", "content": f"\n {one} \n"}
-        call = {"id": "abcdefghi", "type": "function"} | {
-            "function": {"name": "quietdesk_probe", "arguments": {"a": "quietdesk-argument"}}
-        }
-        calls = {"role": "assistant", "content": "", "tool_calls": [call]}
-        result = {
-            "role": "tool",
-            "content": two,
-            "tool_call_id": "abcdefghi",
-            "name": "quietdesk_probe",
-        }
-        tool = {
-            "type": "function",
-            "function": {
-                "name": "quietdesk_probe",
-                "description": three,
-                "parameters": {
-                    "type": "object",
-                    "properties": {"a": {"type": "string", "description": four}},
-                    "required": ["a"],
-                },
-            },
-        }
+        calls = [_call(_FIRST_ID, two), _call(_SECOND_ID, three)]
+        results = [_result(_FIRST_ID, "quietdesk-result"), _result(_SECOND_ID, "quietdesk-other")]
+        asks = {"role": "assistant", "content": "", "tool_calls": calls[:1]}
+        asks_twice = asks | {"tool_calls": calls}
         return Abilities(
             typed_content=typed,
             system=self._renders([system, user], four, one),
@@ -193,9 +175,12 @@ class ChatTemplate:
             neighbours=self._renders([user, second], one, three)
             and self._renders([user, answer, answer, second], three),
             assistant_first=self._renders([answer, user], two, one),
-            tools=self._renders([user], "quietdesk_probe", tools=[tool]),
+            tools=self._renders([user], _PROBE, tools=[_PROBE_TOOL]),
             tool_messages=self._renders(
-                [user, calls, result], "quietdesk_probe", "quietdesk-argument", two, tools=[tool]
+                [user, asks, results[0]], _PROBE, two, "quietdesk-result", tools=[_PROBE_TOOL]
+            ),
+            many_calls=self._renders(
+                [user, asks_twice, *results], two, three, "quietdesk-other", tools=[_PROBE_TOOL]
             ),
             trims=self._renders([padded], one) and not self._renders([padded], padded["content"]),
             nine_letter_ids=re.search(r"length\s*!=\s*9", self.source) is not None,
@@ -225,6 +210,32 @@ class ChatTemplate:
 
 _WORDS = ("quietdesk-first", "quietdesk-second", "quietdesk-third", "quietdesk-fourth")
 """Words that no template has of its own."""
+
+
+_PROBE = "quietdesk_probe"
+_PROBE_TOOL = {
+    "type": "function",
+    "function": {
+        "name": _PROBE,
+        "description": "Tries it out.",
+        "parameters": {
+            "type": "object",
+            "properties": {"a": {"type": "string", "description": "A word."}},
+            "required": ["a"],
+        },
+    },
+}
+_FIRST_ID = "abcdefghi"
+_SECOND_ID = "jklmnopqr"
+
+
+def _call(call_id: str, word: str) -> ChatDict:
+    function = {"name": _PROBE, "arguments": {"a": word}}
+    return {"id": call_id, "type": "function", "function": function}
+
+
+def _result(call_id: str, text: str) -> ChatDict:
+    return {"role": "tool", "content": text, "tool_call_id": call_id, "name": _PROBE}
 
 
 def _said(role: str, text: str) -> ChatDict:

@@ -11,12 +11,22 @@ out first; where it does not, the prompt is tokenised whole.
 """
 
 import re
-from collections import OrderedDict
+from array import array
 from collections.abc import Callable, Sequence
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
 _PRIVATE = range(0xF0000, 0xFFFFE)
 """Unicode's private use plane 15, from which placeholders are taken."""
+
+_THOUGHTS = frozenset({"<think>", "</think>", "<thinking>", "</thinking>"})
+"""Marks around a model's thoughts, which templates cut out of older replies."""
+
+_COUNTS = 2**16
+_PIECES = 2**14
+"""How many are remembered, of all conversations together."""
 
 
 class Tokenize(Protocol):
@@ -35,31 +45,74 @@ class Shield:
     """
 
     def __init__(self, pattern: re.Pattern[str] | None, taken: Callable[[str], bool]) -> None:
+        """A shield without a placeholder yet.
+
+        Args:
+            pattern: The texts to replace; None for none.
+            taken: Whether a letter occurs in the texts to come, and so is no placeholder.
+        """
         self._pattern = pattern
         self._taken = taken
         self._placeholders: dict[str, str] = {}
         self.words: dict[str, str] = {}
         self._free = iter(_PRIVATE)
 
-    def __call__(self, text: str) -> str:
-        """The text with every control token's text replaced."""
+    def __call__(self, text: str, *, own: bool = False) -> str:
+        """The text with every control token's text replaced.
+
+        Args:
+            text: What somebody wrote.
+            own: Whether the model wrote it: then the marks around its thoughts stay, since the
+                template looks for them.
+        """
         if self._pattern is None or not self._pattern.search(text):
             return text
-        return self._pattern.sub(lambda match: self._placeholder(match[0]), text)
+        return self._pattern.sub(
+            lambda match: match[0] if own and match[0] in _THOUGHTS else self._hide(match[0]), text
+        )
 
-    def _placeholder(self, word: str) -> str:
+    def _hide(self, word: str) -> str:
         if word not in self._placeholders:
             letter = next(chr(code) for code in self._free if not self._taken(chr(code)))
             self._placeholders[word] = letter
             self.words[letter] = word
         return self._placeholders[word]
 
+    def undo(self, text: str) -> str:
+        """The text with the words back in place."""
+        for letter, word in self.words.items():
+            text = text.replace(letter, word)
+        return text
+
+
+class _Recent(Generic[Key, Value]):
+    """Remembers what was used of late; at most twice `size` entries. Any thread may use it.
+
+    Two dictionaries, the older one dropped when the newer one is full: every step is one operation
+    on a dictionary, so there is nothing to lock.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._new: dict[Key, Value] = {}
+        self._old: dict[Key, Value] = {}
+
+    def get(self, key: Key) -> Value | None:
+        value = self._new.get(key)
+        if value is None:
+            value = self._old.get(key)
+            if value is not None:
+                self.put(key, value)
+        return value
+
+    def put(self, key: Key, value: Value) -> None:
+        if len(self._new) >= self._size:
+            self._old, self._new = self._new, {}
+        self._new[key] = value
+
 
 class PromptTokens:
-    """Counts and tokenises for one model, and remembers what it has seen.
-
-    Not for several threads at once; a conversation's window owns one.
-    """
+    """Counts and tokenises for one model, and remembers what it has seen. Any thread may use it."""
 
     def __init__(
         self,
@@ -68,8 +121,8 @@ class PromptTokens:
         special_tokens: Sequence[str] = (),
         bos_token: str = "",
         marks: Sequence[str] = (),
+        source: str = "",
         sample: str = "",
-        memory: int = 4096,
     ) -> None:
         """Get ready for a model.
 
@@ -78,24 +131,23 @@ class PromptTokens:
             special_tokens: Texts of the vocabulary's control tokens.
             bos_token: Text of the begin token.
             marks: Control tokens that the template writes, in front of which a prompt may be cut.
+            source: The template's source.
             sample: A rendered conversation, to try out whether cutting changes nothing.
-            memory: Pieces and counts to remember, each.
         """
         self._tokenize = tokenize
         self._bos_token = bos_token
-        self._pattern = _alternatives(special_tokens)
-        self._pieces: OrderedDict[tuple[str, bool], list[int]] = OrderedDict()
-        self._counts: OrderedDict[str, int] = OrderedDict()
-        self._memory = memory
-        newline = tokenize("\n", special=False, begin=False)
-        self._newline = newline
+        self._pattern = _alternatives(
+            [token for token in special_tokens if token in source or not self._is_ordinary(token)]
+        )
+        self._pieces: _Recent[tuple[str, bool], array[int]] = _Recent(_PIECES)
+        self._counts: _Recent[str, int] = _Recent(_COUNTS)
+        self._newline = tokenize("\n", special=False, begin=False)
         # With a vocabulary that puts a space in front of every text, a newline is tokenised in
         # front of what follows a placeholder and taken off again.
-        self._spaced = tokenize("\na", special=False, begin=False)[len(newline) :] != tokenize(
-            "a", special=False, begin=False
-        )
+        after_newline = tokenize("\na", special=False, begin=False)[len(self._newline) :]
+        self._spaced = after_newline != tokenize("a", special=False, begin=False)
         self._cut = _alternatives(marks)
-        if self._cut and sample and self._joined(sample) != self._whole(sample):
+        if self._cut is not None and self.encode(sample, {})[0] != self._whole(sample):
             self._cut = None
 
     @property
@@ -109,14 +161,12 @@ class PromptTokens:
 
     def count(self, text: str) -> int:
         """Tokens of a text by itself, as words."""
-        known = self._counts.get(text)
-        if known is not None:
-            self._counts.move_to_end(text)
-            return known
-        number = len(self._words(text)) if text else 0
-        self._counts[text] = number
-        if len(self._counts) > self._memory:
-            self._counts.popitem(last=False)
+        if not text:
+            return 0
+        number = self._counts.get(text)
+        if number is None:
+            number = len(self._words(text))
+            self._counts.put(text, number)
         return number
 
     def encode(self, text: str, words: dict[str, str]) -> tuple[list[int], list[tuple[int, int]]]:
@@ -136,6 +186,7 @@ class PromptTokens:
         after_word = False
         for piece in self._split(text, words):
             word = words.get(piece)
+            new: Sequence[int]
             if word is None:
                 new = self._piece(piece, begin=begin, after_word=after_word)
             else:
@@ -160,20 +211,16 @@ class PromptTokens:
             pieces.append(chunk[start:])
         return [piece for piece in pieces if piece]
 
-    def _piece(self, piece: str, *, begin: bool, after_word: bool) -> list[int]:
+    def _piece(self, piece: str, *, begin: bool, after_word: bool) -> Sequence[int]:
         """Tokens of a piece of the template's text, control tokens included."""
         if after_word and not (self._cut and self._cut.match(piece)):
             return self._inside(piece, special=True)
         key = (piece, begin)
         known = self._pieces.get(key)
-        if known is not None:
-            self._pieces.move_to_end(key)
-            return known
-        new = self._tokenize(piece, special=True, begin=begin)
-        self._pieces[key] = new
-        if len(self._pieces) > self._memory:
-            self._pieces.popitem(last=False)
-        return new
+        if known is None:
+            known = array("i", self._tokenize(piece, special=True, begin=begin))
+            self._pieces.put(key, known)
+        return known
 
     def _inside(self, text: str, *, special: bool) -> list[int]:
         """Tokens of a text that stands inside a line, where no space is put in front of it."""
@@ -209,8 +256,13 @@ class PromptTokens:
         begin = not (self._bos_token and text.startswith(self._bos_token))
         return self._tokenize(text, special=True, begin=begin)
 
-    def _joined(self, text: str) -> list[int]:
-        return self.encode(text, {})[0]
+    def _is_ordinary(self, token: str) -> bool:
+        """Whether the vocabulary finds the token in any text: tags of HTML, runs of spaces.
+
+        It is no control token then, unless the template uses it as one.
+        """
+        plain = self._tokenize(token, special=False, begin=False)
+        return not token.strip() or plain == self._tokenize(token, special=True, begin=False)
 
 
 def _alternatives(tokens: Sequence[str]) -> re.Pattern[str] | None:
