@@ -26,6 +26,7 @@ from sqlalchemy.pool import QueuePool
 
 from quietdesk.errors import StoreError, StoreVersionError, StoreWriteError, UsageError
 from quietdesk.store import schema
+from quietdesk.store.index import SearchIndex
 
 T = TypeVar("T")
 
@@ -93,27 +94,35 @@ class Database:
                 pause_s, again = min(2 * pause_s, 1.0), True
 
     def scrub(self) -> None:
-        """Leave nothing of what was deleted in the file."""
-        if self.path is None:
-            statements = ["VACUUM"]
-        else:
-            statements = [
-                "INSERT INTO search(search) VALUES ('optimize')",
-                "VACUUM",
-                "PRAGMA wal_checkpoint(TRUNCATE)",
-            ]
+        """Leave nothing of what was deleted in the file.
+
+        Raises:
+            StoreWriteError: another process reads or writes it; nothing is lost, try again.
+        """
+        statements = ["VACUUM"]
+        if self.path is not None:
+            # Merged, the index forgets; written anew, the file has no gaps; then its log is emptied.
+            statements.insert(0, "INSERT INTO search(search) VALUES ('optimize')")
+            statements.append("PRAGMA wal_checkpoint(TRUNCATE)")
+        with self._alone() as connection:
+            for statement in statements:
+                answer = connection.exec_driver_sql(statement)
+                if answer.returns_rows and answer.fetchone()[0]:
+                    raise StoreWriteError(
+                        f"The database {self.name} is in use by another process, so what was "
+                        f"erased still stands in {str(_log_of(self.path))!r}. Close the others "
+                        "and erase again."
+                    )
+
+    @contextmanager
+    def _alone(self) -> Iterator[Connection]:
+        """A connection outside any transaction, while no other thread here writes."""
         try:
             with self._writing, self.engine.connect() as connection:
-                alone = connection.execution_options(isolation_level="AUTOCOMMIT")
-                for statement in statements:
-                    answer = alone.exec_driver_sql(statement)
-                    busy = answer.returns_rows and answer.scalar_one()
-                    if busy:
-                        raise StoreWriteError(
-                            f"The database {self.name} is in use by another process, so what was "
-                            "erased may still stand in its -wal file. Close the others and erase "
-                            "again."
-                        )
+                if self.path is None:
+                    yield connection.execution_options(isolation_level="AUTOCOMMIT")
+                else:
+                    yield connection.execution_options(begin="never")
         except REFUSALS as error:
             raise in_words(error, self.name, self.path) from error
 
@@ -232,9 +241,12 @@ def _bring_up_to_date(connection: Connection, again: bool) -> None:
 
 def upgrade(connection: Connection, target: str = "head") -> None:
     """Run the migrations from the schema that is there, inside the caller's transaction."""
+    # Alembic takes longer to import than a current database to open, which is all but always.
     from quietdesk.store.migrations.run import upgrade as run  # noqa: PLC0415
 
-    run(connection, target)
+    made = run(connection, target)
+    if schema.REINDEX.intersection(made):
+        SearchIndex(sqlite=connection.dialect.name == "sqlite").rebuild_all(connection)
 
 
 def _parse(database: str) -> Path | URL:
@@ -310,6 +322,7 @@ def _begin_sqlite(connection: Connection) -> None:
     kind = connection.get_execution_options().get("begin")
     if kind is None:
         connection.exec_driver_sql("BEGIN")
+    if kind in {None, "never"}:
         return
     # In WAL mode NORMAL leaves out the fsync at commit: the commit outlives the process, but the
     # newest may be lost with the power. Only checkpoints of a reply may be written so.

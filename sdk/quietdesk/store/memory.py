@@ -107,8 +107,8 @@ class MemoryStore:
                     there = set(words(info.title)).union(
                         *(self._words.get(id_, ()) for id_ in kept.messages)
                     )
-                    if not there.issuperset(asked.words) or not any(
-                        word.startswith(asked.beginning) for word in there
+                    if not there.issuperset(asked.words) or (
+                        asked.beginning and not any(w.startswith(asked.beginning) for w in there)
                     ):
                         continue
                 found.append(kept)

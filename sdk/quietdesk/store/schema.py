@@ -19,6 +19,7 @@ from sqlalchemy import (
     Integer,
     LargeBinary,
     MetaData,
+    PrimaryKeyConstraint,
     String,
     Table,
     Text,
@@ -27,10 +28,12 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import TSVECTOR
 
-HEAD = "0001"
+HEAD = "0002"
 """The revision that these tables are; migrations lead here."""
-OLDER: tuple[str, ...] = ()
+OLDER = ("0001",)
 """Earlier revisions that the migrations know."""
+REINDEX = frozenset({"0002"})
+"""Revisions after which the search index has to be made anew."""
 APPLICATION_ID = 0x51446573
 """SQLite's mark that a file is ours: `QDes`."""
 PLACE_BITS = 20
@@ -80,7 +83,8 @@ metadata = MetaData(
 version = Table(
     "alembic_version",
     metadata,
-    Column("version_num", String(32), primary_key=True),
+    Column("version_num", String(32), nullable=False),
+    PrimaryKeyConstraint("version_num", name="alembic_version_pkc"),  # as Alembic makes it
 )
 
 conversation = Table(
@@ -98,7 +102,7 @@ conversation = Table(
     Column("leaf", Integer),
     Column("last_place", Integer, nullable=False),
     Index(None, "updated_at", "number"),
-    Index(None, "customer"),
+    Index(None, "customer", "updated_at"),
     sqlite_autoincrement=True,  # a purged conversation's number must never come back
 )
 
@@ -125,8 +129,8 @@ message = Table(
     Column("pinned", Boolean, nullable=False),
     Column("usage", Text),
     Column("context", LargeBinary),
+    Column("rest", Text),  # fields of a message that have no column, as JSON
     ForeignKeyConstraint(["conversation", "parent"], ["message.conversation", "message.place"]),
-    Index(None, "author", "conversation"),
 )
 
 open_reply = Table(
@@ -145,6 +149,9 @@ open_reply = Table(
     ),
 )
 
+AUTHOR = "\x1fauthor"
+"""The facet that says who speaks in a conversation; a name that no metadata has."""
+
 facet = Table(
     "facet",
     metadata,
@@ -156,7 +163,7 @@ facet = Table(
     ),
     Column("name", Plain, primary_key=True),
     Column("value", Plain, primary_key=True),
-    Index(None, "name", "value"),
+    Index(None, "name", "value", "conversation"),
 )
 
 postgres_metadata = MetaData()

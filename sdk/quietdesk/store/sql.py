@@ -5,71 +5,61 @@ PostgreSQL locks the conversation's row. Every write is safe to repeat, because 
 does not tell whether the commit arrived.
 """
 
-import json
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
     Connection,
     Executable,
     Row,
-    Text,
     and_,
     bindparam,
     case,
     cast,
-    column,
     delete,
     exists,
     func,
     insert,
     literal_column,
     select,
-    text,
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
+from sqlalchemy.dialects.postgresql import insert as postgres_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
 from quietdesk.store.base import Store
 from quietdesk.store.database import Database, describe, open_database
+from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, this_process
 from quietdesk.store.memory import MemoryStore
+from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
 from quietdesk.store.schema import (
-    PLACE_BITS,
+    AUTHOR,
     Plain,
     conversation,
     facet,
     message,
     open_reply,
-    search,
 )
-from quietdesk.store.words import Query, words
 from quietdesk.store.words import query as words_of_query
 from quietdesk.types import (
     Author,
-    ContextReport,
     ConversationInfo,
     FinishReason,
     Message,
-    ToolCall,
-    Usage,
 )
 
 _T = TypeVar("_T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-_TOOL_CALLS = TypeAdapter(tuple[ToolCall, ...])
 _CHUNK = 500
 """Values in one IN list; SQLite of old takes 999."""
 
@@ -137,12 +127,15 @@ class SqlStore:
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         self._sqlite = database.path is not None
+        insert_facet = sqlite_insert if self._sqlite else postgres_insert
+        self._add_facet = insert_facet(facet).on_conflict_do_nothing()
         self._clock: ColumnElement[int] = (
             # The database's own clock: machines that share it may disagree about the time.
             cast((func.julianday("now") - 2440587.5) * 86_400_000_000, BigInteger)
             if self._sqlite
             else cast(literal_column("extract(epoch from clock_timestamp()) * 1000000"), BigInteger)
         )
+        self._index = SearchIndex(sqlite=self._sqlite)
         if not database.readonly:
             self._repair()
 
@@ -166,7 +159,7 @@ class SqlStore:
         with self._read() as connection:
             row = connection.execute(_INFO.where(conversation.c.id == conversation_id)).first()
             if row is not None and row.deleted_at is None:
-                return _info(row)
+                return to_info(row)
             if row is None and conversation_id:
                 begins = and_(
                     conversation.c.id >= conversation_id,
@@ -175,7 +168,7 @@ class SqlStore:
                 )
                 rows = connection.execute(_INFO.where(begins).limit(10)).all()
                 if len(rows) == 1:
-                    return _info(rows[0])
+                    return to_info(rows[0])
                 if rows:
                     ids = [fit.id for fit in rows]
                     raise tree.unknown_conversation(conversation_id, ids, several=True)
@@ -198,30 +191,31 @@ class SqlStore:
         """Conversations that are not deleted, the last used first."""
         tree.check_page(limit, offset)
         there = conversation.c.deleted_at
-        chosen = _INFO.where(there.is_not(None) if deleted else there.is_(None))
+        by_use = (conversation.c.updated_at.desc(), conversation.c.number.desc())
+        chosen = select(conversation.c.number).where(
+            there.is_not(None) if deleted else there.is_(None)
+        )
         if customer is not None:
             chosen = chosen.where(conversation.c.customer == customer)
         if since is not None:
-            chosen = chosen.where(conversation.c.updated_at >= _micros(since))
+            chosen = chosen.where(conversation.c.updated_at >= micros(since))
         if until is not None:
-            chosen = chosen.where(conversation.c.updated_at < _micros(until))
-        for name, value in sorted(tree.wanted_facets(tag, metadata)):
+            chosen = chosen.where(conversation.c.updated_at < micros(until))
+        wanted = tree.wanted_facets(tag, metadata)
+        if author is not None:
+            wanted.add((AUTHOR, author.value))
+        for name, value in sorted(wanted):
             owners = select(facet.c.conversation).where(
                 facet.c.name == name, facet.c.value == value
             )
             chosen = chosen.where(conversation.c.number.in_(owners))
-        if author is not None:
-            speakers = select(message.c.conversation).where(message.c.author == author.value)
-            chosen = chosen.where(conversation.c.number.in_(speakers))
-        for matching in self._matching(words_of_query(query)):
+        for matching in self._index.matching(words_of_query(query)):
             chosen = chosen.where(conversation.c.number.in_(matching))
-        chosen = (
-            chosen.order_by(conversation.c.updated_at.desc(), conversation.c.number.desc())
-            .limit(limit)
-            .offset(offset)
-        )
+        chosen = chosen.order_by(*by_use).limit(limit).offset(offset)
+        # The page first: what a list shows of each is read for those on it only.
+        page = _INFO.where(conversation.c.number.in_(chosen)).order_by(*by_use)
         with self._read() as connection:
-            return [_info(row) for row in connection.execute(chosen)]
+            return [to_info(row) for row in connection.execute(page)]
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Give it another title."""
@@ -231,8 +225,7 @@ class SqlStore:
             connection.execute(
                 update(conversation).where(conversation.c.number == number).values(title=title)
             )
-            self._unindex(connection, [(number, 0)])
-            self._index(connection, [((number, 0), title)])
+            self._index.title(connection, number, title)
 
         self._write(work)
 
@@ -245,14 +238,16 @@ class SqlStore:
             connection.execute(
                 update(conversation).where(conversation.c.number == number).values(metadata=kept)
             )
-            connection.execute(delete(facet).where(facet.c.conversation == number))
-            self._insert_facets(connection, number, metadata)
+            connection.execute(
+                delete(facet).where(facet.c.conversation == number, facet.c.name != AUTHOR)
+            )
+            self._insert_facets(connection, number, tree.facets(metadata))
 
         self._write(work)
 
     def delete(self, conversation_id: str) -> None:
         """Hide it; `restore` brings it back until `purge`."""
-        self._mark_deleted(conversation_id, _now())
+        self._mark_deleted(conversation_id, now())
 
     def restore(self, conversation_id: str) -> None:
         """Bring a deleted conversation back."""
@@ -271,7 +266,7 @@ class SqlStore:
 
     def purge_older_than(self, moment: datetime) -> int:
         """Remove conversations last used before a time for good; how many there were."""
-        return self._remove([conversation.c.updated_at < _micros(moment)])
+        return self._remove([conversation.c.updated_at < micros(moment)])
 
     # Messages
 
@@ -350,10 +345,8 @@ class SqlStore:
                     earlier_updated_at=held.updated_at,
                 )
             )
-            self._index(
-                connection,
-                [((number, place), m.text) for place, m in zip(places, said, strict=False)],
-            )
+            texts = [(place, m.text) for place, m in zip(places, said, strict=False)]
+            self._index.add(connection, number, texts)
             return number, places[-1]
 
         spot = self._write(work)
@@ -374,7 +367,7 @@ class SqlStore:
                 return
             placed = tree.hang((message,), None, self._leaf_id(connection, held))
             places = self._insert_messages(connection, held, conversation_id, placed)
-            self._index(connection, [((held.number, places[0]), message.text)])
+            self._index.add(connection, held.number, [(places[0], message.text)])
 
         self._write(work)
 
@@ -407,7 +400,7 @@ class SqlStore:
         all the same.
         """
         tree.check_closed(reply)
-        values = _columns(reply)
+        values = message_columns(reply)
         kept = {
             name: values[name]
             for name in (
@@ -427,16 +420,19 @@ class SqlStore:
             number, place = found.spot
             at = {"of": number, "at": place}
             # The conversation first, as everywhere: writers that lock in one order never deadlock.
-            connection.execute(_used_now(), {"of": number, "now": _now()})
+            connection.execute(_used_now(), {"of": number, "now": now()})
             closed = connection.execute(delete(open_reply).where(_OPEN_AT), at).rowcount
-            if not closed:
+            interrupted = not closed
+            if interrupted:
                 if (found.text, found.finish_reason) == (reply.text, reply.finish_reason):
                     return
                 if found.finish_reason != FinishReason.INTERRUPTED:
                     raise tree.closed_reply(reply.id)
             connection.execute(update(message).where(_AT).values(kept), at)
-            self._unindex(connection, [found.spot])
-            self._index(connection, [(found.spot, reply.text)])
+            if interrupted:
+                self._index.rebuild(connection, number)
+            else:
+                self._index.add(connection, number, [(place, reply.text)])
 
         self._write(work)
         with self._mine_lock:
@@ -483,7 +479,8 @@ class SqlStore:
             connection.execute(
                 delete(message).where(message.c.conversation == number, message.c.place.in_(gone))
             )
-            self._unindex(connection, [(number, gone_place) for gone_place in gone])
+            self._index.rebuild(connection, number)
+            self._count_authors(connection, number)
 
         self._write(work)
         with self._mine_lock:
@@ -519,7 +516,7 @@ class SqlStore:
                     depths[m.id] = depths[m.parent_id] + 1
                     rows.append(
                         {
-                            **_columns(m),
+                            **message_columns(m),
                             "conversation": number,
                             "place": places[m.id],
                             "parent": places[m.parent_id] if m.parent_id else None,
@@ -532,7 +529,11 @@ class SqlStore:
                     .where(conversation.c.number == number)
                     .values(leaf=len(messages), last_place=len(messages))
                 )
-                self._index(connection, [((number, places[m.id]), m.text) for m in messages])
+                self._index.add(
+                    connection, number, [(places[m.id], m.text) for m in messages], new=True
+                )
+                authors = {(AUTHOR, m.author.value) for m in messages}
+                self._insert_facets(connection, number, authors)
 
         self._write(work)
         return len(pairs)
@@ -548,7 +549,7 @@ class SqlStore:
                 rows = self._rows(connection, row.number)
                 leaf_id = rows[row.leaf].id if row.leaf is not None else None
                 messages = self._messages(connection, list(rows.values()), rows, True)
-                found.append((_info(row), row.deleted_at is not None, leaf_id, messages))
+                found.append((to_info(row), row.deleted_at is not None, leaf_id, messages))
         return tree.export(customer, found)
 
     def erase_customer(self, customer: str) -> int:
@@ -703,26 +704,34 @@ class SqlStore:
                 customer=info.customer,
                 system=info.system,
                 metadata=tree.check_metadata(info.metadata),
-                created_at=_micros(info.created_at),
-                updated_at=_micros(info.updated_at),
+                created_at=micros(info.created_at),
+                updated_at=micros(info.updated_at),
                 last_place=0,
             )
         )
         assert done.inserted_primary_key is not None
         number: int = done.inserted_primary_key[0]
-        self._insert_facets(connection, number, info.metadata)
-        self._index(connection, [((number, 0), info.title)])
+        self._insert_facets(connection, number, tree.facets(info.metadata))
+        self._index.title(connection, number, info.title, new=True)
         return number
 
     def _insert_facets(
-        self, connection: Connection, number: int, metadata: Mapping[str, Any]
+        self, connection: Connection, number: int, facets: Iterable[tuple[str, str]]
     ) -> None:
         found = [
-            {"conversation": number, "name": name, "value": value}
-            for name, value in sorted(tree.facets(metadata))
+            {"conversation": number, "name": name, "value": value} for name, value in sorted(facets)
         ]
         if found:
-            connection.execute(insert(facet), found)
+            connection.execute(self._add_facet, found)
+
+    def _count_authors(self, connection: Connection, number: int) -> None:
+        """Say anew who speaks in a conversation, after messages went."""
+        connection.execute(
+            delete(facet).where(facet.c.conversation == number, facet.c.name == AUTHOR)
+        )
+        there = select(message.c.author).where(message.c.conversation == number).distinct()
+        authors = connection.scalars(there).all()
+        self._insert_facets(connection, number, {(AUTHOR, author) for author in authors})
 
     def _insert_messages(
         self,
@@ -752,7 +761,7 @@ class SqlStore:
             where[m.id] = (place, depth + 1)
             rows.append(
                 {
-                    **_columns(m),
+                    **message_columns(m),
                     "conversation": number,
                     "place": place,
                     "parent": parent,
@@ -763,12 +772,14 @@ class SqlStore:
         connection.execute(
             update(conversation)
             .where(conversation.c.number == number)
-            .values(leaf=last, last_place=last, updated_at=max(held.updated_at, _now()))
+            .values(leaf=last, last_place=last, updated_at=max(held.updated_at, now()))
         )
         try:
             connection.execute(insert(message), rows)
         except IntegrityError as error:
             raise tree.taken_message(*(m.id for m in placed)) from error
+        authors = {(AUTHOR, m.author.value) for m in placed}
+        self._insert_facets(connection, number, authors)
         return [row["place"] for row in rows]
 
     def _leaf_id(self, connection: Connection, held: Row[Any]) -> str | None:
@@ -818,58 +829,8 @@ class SqlStore:
                 now = connection.scalar(select(self._clock)) or 0
                 reason = None if _alive(row, now) else FinishReason.INTERRUPTED.value
             parent_id = rows[row.parent].id if row.parent is not None else None
-            found.append(_message(row, parent_id, reason, reports))
+            found.append(to_message(row, parent_id, reason, reports=reports))
         return found
-
-    # The search index
-
-    def _matching(self, asked: Query) -> list[Any]:
-        """For each word, the numbers of the conversations that have it."""
-        found: list[Any] = []
-        for number, word in enumerate((*asked.words, asked.beginning)):
-            if not word:
-                continue
-            last = number == len(asked.words)
-            if self._sqlite:
-                name = f"word_{number}"
-                found.append(
-                    text(
-                        f"SELECT rowid >> {PLACE_BITS} AS n FROM search WHERE search MATCH :{name}"
-                    )
-                    .bindparams(**{name: f'"{word}"' + ("*" if last else "")})
-                    .columns(column("n"))
-                )
-            else:
-                pattern = f"'{word}'" + (":*" if last else "")
-                found.append(
-                    select(search.c.conversation).where(
-                        search.c.words.op("@@")(cast(pattern, TSQUERY))
-                    )
-                )
-        return found
-
-    def _index(self, connection: Connection, texts: Iterable[tuple[Spot, str]]) -> None:
-        rows = [(spot, found) for spot, said in texts if (found := words(said))]
-        if not rows:
-            return
-        if self._sqlite:
-            connection.execute(
-                _INDEX_SQLITE,
-                [{"row": _row_number(spot), "words": " ".join(found)} for spot, found in rows],
-            )
-        else:
-            connection.execute(
-                _INDEX_POSTGRES,
-                [{"of": spot[0], "at": spot[1], "found": found} for spot, found in rows],
-            )
-
-    def _unindex(self, connection: Connection, spots: Sequence[Spot]) -> None:
-        if self._sqlite:
-            connection.execute(_UNINDEX_SQLITE, [{"row": _row_number(spot)} for spot in spots])
-        else:
-            connection.execute(
-                delete(search).where(tuple_(search.c.conversation, search.c.place).in_(spots))
-            )
 
     # Writers
 
@@ -897,8 +858,7 @@ class SqlStore:
             update(message).where(_AT).values(finish_reason=FinishReason.INTERRUPTED.value), at
         )
         said = connection.scalar(select(message.c.text).where(_AT), at) or ""
-        self._unindex(connection, [spot])
-        self._index(connection, [(spot, said)])
+        self._index.add(connection, spot[0], [(spot[1], said)])
 
     def _interrupt_all(self, connection: Connection, spots: Iterable[Spot]) -> None:
         for spot in spots:
@@ -950,17 +910,7 @@ class SqlStore:
     def _remove_rows(self, connection: Connection, numbers: Sequence[int]) -> None:
         if not numbers:
             return
-        if self._sqlite:
-            spots = connection.execute(
-                select(message.c.conversation, message.c.place).where(
-                    message.c.conversation.in_(numbers)
-                )
-            ).all()
-            self._unindex(
-                connection, [(n, 0) for n in numbers] + [(row[0], row[1]) for row in spots]
-            )
-        else:
-            connection.execute(delete(search).where(search.c.conversation.in_(numbers)))
+        self._index.remove(connection, numbers)
         for table in (open_reply, facet, message):
             connection.execute(delete(table).where(table.c.conversation.in_(numbers)))
         connection.execute(delete(conversation).where(conversation.c.number.in_(numbers)))
@@ -993,15 +943,6 @@ def open_sql_store(database: str) -> SqlStore:
         raise
 
 
-_INDEX_SQLITE = text("INSERT INTO search (rowid, words) VALUES (:row, :words)")
-_UNINDEX_SQLITE = text("DELETE FROM search WHERE rowid = :row")
-_INDEX_POSTGRES = insert(search).values(
-    conversation=bindparam("of"),
-    place=bindparam("at"),
-    words=func.array_to_tsvector(bindparam("found", type_=ARRAY(Text))),
-)
-
-
 def _running(statement: Executable) -> Callable[[Connection, bool], None]:
     def work(connection: Connection, again: bool) -> None:
         connection.execute(statement)
@@ -1022,10 +963,6 @@ def _used_now() -> Any:
     )
 
 
-def _row_number(spot: Spot) -> int:
-    return spot[0] << PLACE_BITS | spot[1]
-
-
 def _alive(row: Row[Any], now: int) -> bool:
     writer = Writer(row.host, row.pid, row.started)
     return is_alive(writer, (now - row.heartbeat) / 1e6)
@@ -1040,67 +977,3 @@ def _taken(connection: Connection, ids: ColumnElement[str], wanted: Sequence[str
 
 def _chunks(values: Sequence[_T]) -> list[Sequence[_T]]:
     return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
-
-
-def _now() -> int:
-    return _micros(datetime.now(UTC))
-
-
-def _micros(moment: datetime) -> int:
-    return (tree.aware(moment) - _EPOCH) // timedelta(microseconds=1)
-
-
-def _moment(micros: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=micros)
-
-
-def _columns(m: Message) -> dict[str, Any]:
-    return {
-        "id": m.id,
-        "author": m.author.value,
-        "text": m.text,
-        "created_at": _micros(m.created_at),
-        "finish_reason": m.finish_reason.value if m.finish_reason else None,
-        "tool_call_id": m.tool_call_id,
-        "tool_calls": _TOOL_CALLS.dump_json(m.tool_calls).decode() if m.tool_calls else None,
-        "model": m.model,
-        "pinned": m.pinned,
-        "usage": m.usage.model_dump_json() if m.usage else None,
-        # A report names every message before it, so over a long conversation reports outgrow texts.
-        "context": zlib.compress(m.context.model_dump_json().encode()) if m.context else None,
-    }
-
-
-def _message(
-    row: Row[Any], parent_id: str | None, finish_reason: str | None, reports: bool
-) -> Message:
-    return Message(
-        id=row.id,
-        author=Author(row.author),
-        text=row.text,
-        created_at=_moment(row.created_at),
-        parent_id=parent_id,
-        finish_reason=FinishReason(finish_reason) if finish_reason else None,
-        tool_calls=_TOOL_CALLS.validate_json(row.tool_calls) if row.tool_calls else (),
-        tool_call_id=row.tool_call_id,
-        usage=Usage.model_validate_json(row.usage) if row.usage else None,
-        context=ContextReport.model_validate_json(zlib.decompress(row.context))
-        if row.context and reports
-        else None,
-        model=row.model,
-        pinned=row.pinned,
-    )
-
-
-def _info(row: Row[Any]) -> ConversationInfo:
-    return ConversationInfo(
-        id=row.id,
-        title=row.title,
-        customer=row.customer,
-        system=row.system,
-        created_at=_moment(row.created_at),
-        updated_at=_moment(row.updated_at),
-        message_count=row.depth or 0,
-        last_text=(row.last_text or row.text_before or "")[:200],
-        metadata=json.loads(row.metadata),
-    )

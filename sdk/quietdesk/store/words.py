@@ -12,6 +12,12 @@ from dataclasses import dataclass
 
 LONGEST_WORD = 64
 """Characters of a word that count; the rest of it is not searched."""
+MARK = "\ue000"
+"""With a letter after it, the word of every text in which a word begins with that letter.
+
+Whoever types sees results from the first letter on, and to gather all words that begin with it
+would take longer than everything after it.
+"""
 MOST_BYTES = 900_000
 """UTF-8 bytes of distinct words per text; PostgreSQL takes one MiB."""
 
@@ -37,7 +43,7 @@ class _Fold(dict[int, int | str | None]):
         fate: int | str | None
         if 0x300 <= code <= 0x36F:
             fate = None  # the accents of Latin, Greek and Cyrillic letters
-        elif kind[0] in "LNM" or kind == "Co":
+        elif kind[0] in "LNM":
             fate = code
         elif kind == "So":
             fate = f" {chr(code)} "  # an emoji is a word
@@ -64,7 +70,7 @@ class Query:
 
 
 def words(text: str) -> list[str]:
-    """The distinct words of a text, in the order of their first use."""
+    """The distinct words that a text is found by, marks included."""
     found: dict[str, None] = {}
     for piece, unspaced in _pieces(text):
         if unspaced:
@@ -72,6 +78,7 @@ def words(text: str) -> list[str]:
             found.update(dict.fromkeys(map("".join, itertools.pairwise(piece))))
         else:
             found[piece[:LONGEST_WORD]] = None
+            found[MARK + piece[0]] = None
     if 4 * len(text) > MOST_BYTES:
         return _within(found, MOST_BYTES)
     return list(found)
@@ -84,11 +91,16 @@ def query(text: str) -> Query:
     for piece, unspaced in _pieces(text):
         if beginning:
             whole[beginning] = None
-        if not unspaced or len(piece) == 1:
+        beginning = ""
+        if not unspaced:
             beginning = piece[:LONGEST_WORD]
+        elif len(piece) == 1:
+            whole[piece] = None
         else:
-            beginning = ""
             whole.update(dict.fromkeys(map("".join, itertools.pairwise(piece))))
+    if len(beginning) == 1:
+        whole[MARK + beginning] = None
+        beginning = ""
     return Query(tuple(whole), beginning)
 
 

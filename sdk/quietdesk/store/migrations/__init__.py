@@ -1,0 +1,1 @@
+"""Migrations: the way from every schema that ever was to the current one, with Alembic."""
