@@ -6,7 +6,7 @@ remembered by text. The rendered prompt's own tokens are what counts in the end.
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Protocol
 
@@ -218,18 +218,12 @@ class Renderer:
             return self._render(content, self.template.abilities)
         except TemplateError as error:
             try:
-                prompt = self._render(content, CAUTIOUS)
+                cautious = replace(CAUTIOUS, system=self.template.abilities.system)
+                prompt = self._render(content, cautious)
             except TemplateError:
                 raise error from None
-            note = f"They are given as plain alternating text, since: {error}"
-            return Prompt(
-                prompt.text,
-                prompt.tokens,
-                prompt.sizes,
-                prompt.parts,
-                prompt.shield,
-                (*prompt.notes, note),
-            )
+            note = f"{error} They are given as alternating text without tools."
+            return replace(prompt, notes=(note,))
 
     def _render(self, content: Content, abilities: Abilities) -> Prompt:
         entries, tools, notes = compose(

@@ -35,9 +35,10 @@ CHATML = (
 
 PLAIN = (
     "{% for message in messages %}"
-    "{% if message['role'] == 'system' %}{{ message['content'] + '\\n\\n' }}"
-    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + message['content'] + '\\n' }}"
-    "{% else %}{{ 'User: ' + message['content'] + '\\n' }}{% endif %}"
+    "{% set words = message['content'] | trim %}"
+    "{% if message['role'] == 'system' %}{{ words + '\\n\\n' }}"
+    "{% elif message['role'] == 'assistant' %}{{ 'Assistant: ' + words + '\\n' }}"
+    "{% else %}{{ 'User: ' + words + '\\n' }}{% endif %}"
     "{% endfor %}"
     "{% if add_generation_prompt %}{{ 'Assistant:' }}{% endif %}"
 )
@@ -138,13 +139,12 @@ class ChatTemplate:
                     **variables,
                 }
             )
-        except (jinja2.TemplateError, TypeError, ValueError, KeyError, OverflowError) as error:
-            # A template is a program that came with the weights: it can fail in any of these ways.
+        except Exception as error:
+            # A template is a program that came with the weights: it can fail in any way.
+            why = str(error).rstrip(".") or type(error).__name__
             raise TemplateError(
-                f"The model's chat template refuses these messages: {error}"
+                f"The model's chat template refuses these messages: {why}."
             ) from None
-        except RecursionError:
-            raise TemplateError("The model's chat template calls itself without end.") from None
 
     def _renders(self, messages: Sequence[ChatDict], *needles: str, **options: Any) -> bool:
         """Whether it renders these messages with all the needles in it."""
@@ -163,6 +163,7 @@ class ChatTemplate:
             self.abilities = Abilities(typed_content=True)
             typed = self._renders([user], one)
             self.abilities = Abilities(typed_content=typed)
+        late = _said("system", "quietdesk-late")
         padded = {"role": "user", "content": f"\n {one} \n"}
         calls = [_call(_FIRST_ID, two), _call(_SECOND_ID, three)]
         results = [_result(_FIRST_ID, "quietdesk-result"), _result(_SECOND_ID, "quietdesk-other")]
@@ -171,7 +172,9 @@ class ChatTemplate:
         return Abilities(
             typed_content=typed,
             system=self._renders([system, user], four, one),
-            late_system=self._renders([user, answer, system, second], four, three),
+            late_system=self._renders(
+                [system, user, answer, late, second], four, two, three, "quietdesk-late"
+            ),
             neighbours=self._renders([user, second], one, three)
             and self._renders([user, answer, answer, second], three),
             assistant_first=self._renders([answer, user], two, one),
@@ -202,7 +205,7 @@ class ChatTemplate:
         if not between.strip() or any(mark in between for mark in marks):
             return marks, ()
         # No control token ends the reply, so the model writes the next speaker's mark as text.
-        stop = between.strip()
+        stop = between.strip().splitlines()[0]
         if self.eos_token and self.eos_token in between:
             stop = self.eos_token
         return marks, (("\n" + stop) if between[0] == "\n" else stop,)
