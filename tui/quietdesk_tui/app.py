@@ -1,0 +1,239 @@
+"""The terminal app: puts session and screens together, and opens and closes the terminal.
+
+`run` is what the `quietdesk` command finds under the entry point `quietdesk.app`.
+"""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from difflib import get_close_matches
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import ClassVar
+
+from rich.console import Console
+from textual.app import App
+from textual.binding import BindingType
+from textual.command import Provider
+from textual.content import Content
+from textual.screen import Screen
+from textual.theme import BUILTIN_THEMES, Theme
+from textual.types import CSSPathType
+
+from quietdesk import Settings
+from quietdesk.config import config_file, state_folder
+from quietdesk.engine.backend import Backend
+from quietdesk.errors import ConfigError
+from quietdesk.store.base import Store
+from quietdesk_tui import keys
+from quietdesk_tui.commands import Commands
+from quietdesk_tui.keys import KeyMap
+from quietdesk_tui.memory import Memory
+from quietdesk_tui.screens.chat import ChatScreen
+from quietdesk_tui.screens.help import HelpScreen
+from quietdesk_tui.session import Session
+from quietdesk_tui.theme import THEMES
+
+CLOSE_S = 10.0
+"""How long quitting waits for replies to be kept."""
+LOAD_END_S = 2.0
+"""How long quitting waits for a model that is being loaded to notice."""
+
+_log = logging.getLogger(__name__)
+
+
+class QuietdeskApp(App[int], inherit_bindings=False):
+    """The app around one session."""
+
+    TITLE = "Quietdesk"
+    CSS_PATH: ClassVar[CSSPathType | None] = [
+        "screens/chat.tcss",
+        "screens/help.tcss",
+        "screens/context.tcss",
+        "screens/palette.tcss",
+        "widgets/composer.tcss",
+        "widgets/conversations.tcss",
+        "widgets/notice.tcss",
+        "widgets/status.tcss",
+        "widgets/transcript.tcss",
+        "widgets/welcome.tcss",
+    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*keys.bindings("app")]
+    COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Commands}
+    NOTIFICATION_TIMEOUT = 5
+
+    def __init__(
+        self,
+        session: Session,
+        memory: Memory,
+        key_map: KeyMap,
+        *,
+        log_file: Path | None = None,
+        chat: Callable[[], ChatScreen] | None = None,
+    ) -> None:
+        """An app that has not taken the terminal yet.
+
+        Args:
+            session: What it shows.
+            memory: What was left from the last run.
+            key_map: The keys in force.
+            log_file: Where errors are written.
+            chat: Makes the chat screen; for tests.
+        """
+        super().__init__()
+        self.session = session
+        self.memory = memory
+        self.key_map = key_map
+        self.log_file = log_file
+        self._chat = chat or (lambda: ChatScreen(session, memory, key_map, log_file=log_file))
+        self._closing = False
+        for theme in THEMES:
+            self.register_theme(theme)
+        self.set_keymap(key_map.own)
+        self.theme = self._first_theme()
+
+    def _first_theme(self) -> str:
+        """The theme chosen in the app, as long as the settings still say what they said then."""
+        state, wanted = self.memory.state, self.session.settings.app.theme
+        if state.theme in self.available_themes and state.theme_in_settings == wanted:
+            return state.theme
+        return wanted if wanted in self.available_themes else THEMES[0].name
+
+    def get_default_screen(self) -> Screen[None]:
+        """The chat."""
+        return self._chat()
+
+    def on_mount(self) -> None:
+        """Listen for the theme and for the signals that end a session."""
+        self.theme_changed_signal.subscribe(self, self._remember_theme)
+        if not self.is_headless:
+            loop = asyncio.get_running_loop()
+            for number in (signal.SIGTERM, signal.SIGHUP):
+                with suppress(NotImplementedError):
+                    loop.add_signal_handler(number, self._end)
+
+    def _remember_theme(self, theme: Theme) -> None:
+        self.memory.state.theme = theme.name
+        self.memory.state.theme_in_settings = self.session.settings.app.theme
+        self.memory.save()
+
+    @property
+    def chat(self) -> ChatScreen:
+        """The chat screen, whatever stands in front of it."""
+        screen = self.screen_stack[0]
+        assert isinstance(screen, ChatScreen)
+        return screen
+
+    def action_help(self) -> None:
+        """Show every action and its keys."""
+        if isinstance(self.screen, HelpScreen):
+            self.pop_screen()
+        else:
+            self.push_screen(HelpScreen(self.key_map, config_file()))
+
+    def action_interrupt(self) -> None:
+        """Copy what is selected; quit if nothing is."""
+        selected = getattr(self.focused, "selected_text", "") or self.screen.get_selected_text()
+        if selected:
+            self.copy_to_clipboard(selected)
+            self.screen.clear_selection()
+            self.notify("Copied. Once more quits.", timeout=3)
+        else:
+            self._end()
+
+    async def action_quit(self) -> None:
+        """Keep everything and leave; at once when asked twice."""
+        self._end()
+
+    def _end(self) -> None:
+        if self._closing:
+            self.exit(0)
+            return
+        self._closing = True
+        self.chat.save()
+        self.run_worker(self._close(), exit_on_error=False)
+
+    async def _close(self) -> None:
+        try:
+            await asyncio.wait_for(self.session.close(), CLOSE_S)
+        except Exception:
+            _log.exception("Closing failed.")
+        self.exit(0)
+
+    def _handle_exception(self, error: Exception) -> None:
+        """Our own bug: into the log, and one sentence on the terminal instead of a traceback."""
+        _log.critical("The app had to stop.", exc_info=error)
+        if self.is_headless:
+            super()._handle_exception(error)
+            return
+        where = f" The details are in {self.log_file}." if self.log_file else ""
+        name = type(error).__name__
+        self._return_code = 1
+        self.panic(Content(f"quietdesk: The app had to stop: {name}: {error}.{where}"))
+
+
+def run(
+    settings: Settings,
+    *,
+    store_opener: Callable[[], Store] | None = None,
+    engine_opener: Callable[[Callable[[float], bool]], Backend] | None = None,
+) -> int:
+    """Open the app and stay until it is quit; the exit code.
+
+    Args:
+        settings: In force.
+        store_opener: Opens the database; the settings' one if None.
+        engine_opener: Loads the model; the settings' one if None.
+
+    Raises:
+        ConfigError: a bad theme or key in the settings.
+    """
+    if not (sys.stdin.isatty() and sys.stdout.isatty()) or Console().is_dumb_terminal:
+        print(
+            "quietdesk: The app needs a terminal, and this is none. "
+            "In a pipe use `quietdesk chat`.",
+            file=sys.stderr,
+        )
+        return 2
+    key_map = KeyMap(settings.app.keys)
+    _check_theme(settings.app.theme)
+    log_file = _open_log(state_folder())
+    session = Session(settings, store_opener=store_opener, engine_opener=engine_opener)
+    app = QuietdeskApp(session, Memory(state_folder()), key_map, log_file=log_file)
+    app.run()
+    if session.is_loading and not session.wait_for_loading(LOAD_END_S):
+        # Native code that does not return can be ended only with the process. Nothing is lost:
+        # the database is closed, and no message was under way without a model.
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(app.return_code or 0)
+    return app.return_code or 0
+
+
+def _check_theme(name: str) -> None:
+    known = [theme.name for theme in THEMES] + list(BUILTIN_THEMES)
+    if name not in known:
+        near = get_close_matches(name, known, n=1, cutoff=0.5)
+        hint = f"Did you mean {near[0]!r}?" if near else f"Known are: {', '.join(known)}."
+        raise ConfigError(f"Unknown theme {name!r} in [app]. {hint}")
+
+
+def _open_log(folder: Path) -> Path | None:
+    """Have everything that is logged written into a file; None where that cannot be done."""
+    path = folder / "app.log"
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        handler = RotatingFileHandler(path, maxBytes=2**20, backupCount=2, encoding="utf-8")
+    except OSError:
+        # The screen is not for log lines, so without a file there is no log.
+        logging.getLogger().addHandler(logging.NullHandler())
+        return None
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+    logging.captureWarnings(True)
+    return path

@@ -1,0 +1,125 @@
+"""What the model saw for a reply: the context's parts, what was dropped, and why."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.app import ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.screen import ModalScreen
+from textual.widgets import Static
+
+from quietdesk import ContextReport, Message
+from quietdesk.types import ContextItem, ContextOutcome
+from quietdesk_tui import words
+from quietdesk_tui.blocks import clean
+from quietdesk_tui.session import Figures
+from quietdesk_tui.widgets.status import meter_parts
+from quietdesk_tui.wrapping import shorten
+
+_LOOKS = {
+    ContextOutcome.KEPT: ("●", "$success"),
+    ContextOutcome.PINNED: ("◆", "$primary"),
+    ContextOutcome.TRUNCATED: ("◐", "$warning"),
+    ContextOutcome.SUMMARISED: ("◌", "$warning"),
+    ContextOutcome.EVICTED: ("○", "$error"),
+}
+
+
+class ContextScreen(ModalScreen[None]):
+    """The report of one reply, for a reader."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape,f3,q,enter", "dismiss", "Close", show=False),
+        Binding("up", "scroll(-1)", "Up", show=False),
+        Binding("down", "scroll(1)", "Down", show=False),
+        Binding("pageup", "scroll(-10)", "Page up", show=False),
+        Binding("pagedown", "scroll(10)", "Page down", show=False),
+    ]
+
+    def __init__(
+        self, report: ContextReport, said: Sequence[Message], figures: Figures | None
+    ) -> None:
+        """A report to read.
+
+        Args:
+            report: What the model saw.
+            said: The conversation's messages, to show how each begins.
+            figures: What the reply cost.
+        """
+        super().__init__()
+        self._report = report
+        self._said = {message.id: message for message in said}
+        self._figures = figures
+
+    def compose(self) -> ComposeResult:
+        """A summary, then one line for each item."""
+        with VerticalScroll(id="context") as frame:
+            frame.border_title = " What the model saw "
+            frame.border_subtitle = " Esc closes "
+            yield Static(self._summary(), id="context-summary")
+            yield Static(self._items(), id="context-items")
+
+    def _summary(self) -> Content:
+        report = self._report
+        free = max(report.n_ctx - report.prompt_tokens - report.reply_reserve, 0)
+        evaluated = report.prompt_tokens - report.cached_tokens
+        dropped = len(report.evicted)
+        lines = [
+            Content.assemble(*meter_parts(report.fill, 24)),
+            _line("Prompt", f"{words.count(report.prompt_tokens, 'token')} of {report.n_ctx:,}"),
+            _line("Read now", words.count(evaluated, "token")),
+            _line("Known already", f"{words.count(report.cached_tokens, 'token')} (cached)"),
+            _line("Kept for the reply", words.count(report.reply_reserve, "token")),
+            _line("Free", words.count(free, "token")),
+            _line("Overflow policy", report.policy),
+            _line(
+                "Chat template",
+                "the model's own" if report.template == "model" else report.template,
+            ),
+        ]
+        if dropped:
+            told = f"{words.count(dropped, 'message')} not seen in their own words"
+            lines.append(Content.styled(told, "$warning"))
+        else:
+            lines.append(Content.styled("Everything was seen.", "$success"))
+        lines += [Content.styled(clean(note), "$warning") for note in report.notes]
+        if report.summary:
+            lines.append(_line("Summary", clean(report.summary)))
+        return Content("\n").join(lines)
+
+    def _items(self) -> Content:
+        gone = {item.id for item in self._report.evicted}
+        items = sorted(self._report.items, key=lambda item: item.id not in gone)
+        return Content("\n").join(self._item(item) for item in items)
+
+    def _item(self, item: ContextItem) -> Content:
+        sign, style = _LOOKS[item.outcome]
+        message = self._said.get(item.id)
+        if message is not None:
+            who = words.NAMES[message.author]
+            begin = shorten(" ".join(clean(message.text).split()), 60)
+        else:
+            who, begin = item.kind.capitalize(), ""
+        reason = f"\n    {clean(item.reason)}" if item.reason else ""
+        return Content.assemble(
+            (f"{sign} ", style),
+            (f"{item.outcome.value:<10} ", style),
+            (f"{item.tokens:>6,}  ", "$foreground"),
+            (f"{who}  ", "bold"),
+            (begin, "$foreground 75%"),
+            (reason, "$foreground 60%"),
+        )
+
+    def action_scroll(self, lines: int) -> None:
+        """Scroll by some lines."""
+        self.query_one("#context", VerticalScroll).scroll_relative(y=lines, animate=False)
+
+    async def action_dismiss(self, result: None = None) -> None:
+        """Back to the chat."""
+        self.dismiss(result)
+
+
+def _line(name: str, value: str) -> Content:
+    return Content.assemble((f"{name:<20}", "$foreground 60%"), value)

@@ -1,0 +1,106 @@
+"""The composer: where a message is written, with a memory of those that were sent."""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+from textual.binding import BindingType
+from textual.events import Key
+from textual.widgets import TextArea
+
+from quietdesk_tui import keys
+from quietdesk_tui.messages import ScrollWanted, Submitted
+
+
+class Composer(TextArea):
+    """Grows with its text. Up and Down at its edges go through what was sent before."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [*keys.bindings("composer")]
+
+    def __init__(self, history: Sequence[str], *, id: str | None = None) -> None:
+        """An empty one.
+
+        Args:
+            history: What was sent before, the oldest first; read, never changed.
+            id: For the style sheet.
+        """
+        super().__init__(
+            id=id,
+            soft_wrap=True,
+            tab_behavior="focus",
+            show_line_numbers=False,
+            highlight_cursor_line=False,
+            compact=True,
+        )
+        self._history = history
+        self._place: int | None = None
+        self._unsent = ""
+
+    def replace_text(self, text: str) -> None:
+        """Show another text, the cursor at its end."""
+        self._place = None
+        self._load(text)
+
+    def _load(self, text: str) -> None:
+        self.load_text(text)
+        self.move_cursor(self.document.end)
+
+    def action_send(self) -> None:
+        """Have it sent; the screen empties it once that was accepted."""
+        self.post_message(Submitted(self.text))
+
+    def action_newline(self) -> None:
+        """Begin a new line."""
+        self.insert("\n")
+        self.scroll_cursor_visible()
+
+    def _on_key(self, event: Key) -> None:  # type: ignore[override]
+        # What xterm and tmux send for Shift+Enter where keys are reported in xterm's own form.
+        if event.key == "shift+\r":
+            event.stop()
+            event.prevent_default()
+            self.action_newline()
+
+    def action_cursor_up(self, select: bool = False) -> None:
+        """One line up; on the first line the message sent before."""
+        if select or self.cursor_location[0] > 0 or not self._at_first_row():
+            super().action_cursor_up(select)
+        else:
+            self._step(-1)
+
+    def action_cursor_down(self, select: bool = False) -> None:
+        """One line down; on the last line the message sent after."""
+        if select or not self._at_last_row():
+            super().action_cursor_down(select)
+        elif self._place is not None:
+            self._step(1)
+        else:
+            self.move_cursor(self.document.end)
+
+    def _at_first_row(self) -> bool:
+        return self.get_cursor_up_location() == (0, 0)
+
+    def _at_last_row(self) -> bool:
+        return self.get_cursor_down_location() == self.document.end
+
+    def _step(self, direction: int) -> None:
+        """Show the message before or after in history; past the last one what was not sent."""
+        place = len(self._history) if self._place is None else self._place
+        if self._place is None:
+            self._unsent = self.text
+        place += direction
+        if place < 0:
+            return
+        if place >= len(self._history):
+            self._place = None
+            self._load(self._unsent)
+        else:
+            self._place = place
+            self._load(self._history[place])
+
+    def action_page_up(self) -> None:
+        """Scroll the conversation, not the message."""
+        self.post_message(ScrollWanted(-1))
+
+    def action_page_down(self) -> None:
+        """Scroll the conversation, not the message."""
+        self.post_message(ScrollWanted(1))
