@@ -289,18 +289,16 @@ def read_model(path: str | Path) -> Header:
     if kind == "adapter":
         raise BadFileError(path, "it is an adapter (LoRA), not a model; it needs its base model.")
     if kind in {"mmproj", "imatrix"} or header.architecture == "clip":
-        raise BadFileError(
-            path, f"it is a {kind or 'clip'} file, which goes with a model, not one."
-        )
+        raise BadFileError(path, f"it is no model but goes with one ({kind or 'clip'}).")
+    number, count = header.shard
+    if number != 0:
+        raise BadFileError(path, f"it is part {number + 1} of {count}; name the first part.")
     if not header.architecture:
         raise BadFileError(path, "it does not say its architecture (general.architecture).")
     if not header.tensors:
         raise BadFileError(path, "it holds a vocabulary and no weights.")
-    number, count = header.shard
     if count == 1:
         return header
-    if number != 0:
-        raise BadFileError(path, f"it is part {number + 1} of {count}; name the first part.")
     parts = [header, *(read_header(p) for p in shard_paths(Path(path), count)[1:])]
     return Header(
         path=header.path,
@@ -362,10 +360,8 @@ def _read(path: Path, file: BinaryIO) -> Header:
             raise BadFileError(path, f"the tensor {tensor.name!r} stands in it twice.")
         names.add(tensor.name)
         if tensor.offset != end:
-            raise BadFileError(
-                path,
-                f"the tensor {tensor.name!r} is said to start at {tensor.offset}, not at {end}.",
-            )
+            reason = f"the tensor {tensor.name!r} is at {tensor.offset}, and {end} is its place."
+            raise BadFileError(path, reason)
         end = _padded(end + tensor.size_bytes, alignment)
         tensors.append(tensor)
 
@@ -419,10 +415,14 @@ class _Reader:
     def fingerprint(self, data_offset: int, data_bytes: int) -> str:
         digest = hashlib.sha256(memoryview(self._data)[: self.position])
         digest.update(struct.pack("<Q", self.size))
-        step = max(data_bytes // _SAMPLES, _SAMPLE_BYTES)
-        for start in range(0, data_bytes, step):
+        if data_bytes <= 4 * _SAMPLES * _SAMPLE_BYTES:
+            starts, length = [0], data_bytes
+        else:
+            last, length = data_bytes - _SAMPLE_BYTES, _SAMPLE_BYTES
+            starts = [last * i // (_SAMPLES - 1) for i in range(_SAMPLES)]
+        for start in starts:
             self._file.seek(data_offset + start)
-            digest.update(self._file.read(min(_SAMPLE_BYTES, data_bytes - start)))
+            digest.update(self._file.read(length))
         return digest.hexdigest()
 
     def check_count(self, count: int, least_bytes: int, what: str) -> None:
