@@ -1,0 +1,465 @@
+"""Scan: one pass over a batch's texts to words, sentences and marks, in numpy, with no object per word.
+
+Everything that friction, outcome, grounding, commitments and the satisfaction estimate read is
+computed here once per batch and shared. A word is a run of letters, digits and apostrophes, a
+number keeps its inner points, and everything is compared in lower case.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from quietdesk.scoring.lexicon import MULTIPLIER, NUMBER, HashArray, Mark, english, mix
+
+IntArray = npt.NDArray[np.int64]
+ByteArray = npt.NDArray[np.uint8]
+BoolArray = npt.NDArray[np.bool_]
+
+N_GRAM_BUCKETS = 2048
+"""Buckets that a text's character trigrams are hashed into for `similarity`."""
+_CHUNK_BYTES = 1 << 19
+"""Texts are scanned in pieces of about this size, so that the arrays stay in the cache."""
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Texts in one buffer, in lower case, with straight apostrophes.
+
+    Attributes:
+        data: UTF-8.
+        offsets: Shape (n + 1,): text i has the bytes offsets[i] to offsets[i + 1].
+    """
+
+    data: ByteArray
+    offsets: IntArray
+
+    @classmethod
+    def of(cls, texts: pa.Array | Sequence[str]) -> "Texts":
+        """From strings, or from an Arrow array of strings without nulls."""
+        array = texts if isinstance(texts, pa.Array) else pa.array(texts, pa.string())
+        data, offsets = _buffers(array)
+        if (data >= 128).any():
+            data, offsets = _buffers(pc.replace_substring(pc.utf8_lower(array), "\u2019", "'"))
+        return cls(data, offsets)
+
+    def __len__(self) -> int:
+        """How many texts there are."""
+        return len(self.offsets) - 1
+
+    def part(self, start: int, stop: int) -> "Texts":
+        """Texts start to stop, without a copy."""
+        offsets = self.offsets[start : stop + 1]
+        return Texts(self.data[offsets[0] : offsets[-1]], offsets - offsets[0])
+
+
+def _buffers(array: pa.Array) -> tuple[ByteArray, IntArray]:
+    if not len(array):
+        return np.zeros(0, np.uint8), np.zeros(1, np.int64)
+    kind = np.int64 if pa.types.is_large_string(array.type) else np.int32
+    _, places, values = array.buffers()
+    offsets = np.frombuffer(places, kind)[array.offset : array.offset + len(array) + 1]
+    data = np.zeros(0, np.uint8) if values is None else np.frombuffer(values, np.uint8)
+    first = int(offsets[0])
+    return data[first : int(offsets[-1])], offsets.astype(np.int64) - first
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The words of some texts.
+
+    Attributes:
+        texts: What was scanned.
+        words: Shape (n_words,): hashes.
+        stems: Shape (n_words,): hashes of the words without their ending (s, es, ed, ing, 's).
+        marks: Shape (n_words,): the marks of phrases that begin at each word.
+        word_offsets: Shape (n_texts + 1,): text i has the words word_offsets[i] to [i + 1].
+        sentence_of: Shape (n_words,): a number that rises with each sentence, over all texts.
+        negated: Shape (n_words,): a negation stands among the three words before, in the sentence.
+        questions: Shape (n_texts,): question marks.
+        exclamations: Shape (n_texts,): exclamation marks.
+        letters: Shape (n_texts, 2): letters of the Latin script, and characters of other scripts.
+    """
+
+    texts: Texts
+    words: HashArray
+    stems: HashArray
+    marks: HashArray
+    word_offsets: IntArray
+    sentence_of: IntArray
+    negated: BoolArray
+    questions: IntArray
+    exclamations: IntArray
+    letters: IntArray
+    asked: BoolArray
+    """Shape (n_words,): the sentence of the word ends with a question mark."""
+
+    @cached_property
+    def text_of(self) -> IntArray:
+        """Shape (n_words,): the text of each word."""
+        return np.repeat(np.arange(len(self.texts)), np.diff(self.word_offsets))
+
+    @cached_property
+    def n_words(self) -> IntArray:
+        """Shape (n_texts,)."""
+        return np.diff(self.word_offsets)
+
+    @cached_property
+    def any_marks(self) -> HashArray:
+        """Shape (n_texts,): the marks that stand anywhere in each text."""
+        return gather(self.marks, self.word_offsets)
+
+    def count(self, mark: Mark) -> IntArray:
+        """Shape (n_texts,): how often a mark stands in each text."""
+        return self.count_where((self.marks & mark.bit) != 0)
+
+    def count_where(self, words: BoolArray) -> IntArray:
+        """Shape (n_texts,): how many of some words stand in each text."""
+        return np.bincount(self.text_of[words], minlength=len(self.texts)).astype(np.int64)
+
+    def has(self, *marks: Mark) -> BoolArray:
+        """Shape (n_texts,): any of the marks stands in the text."""
+        total = np.uint64(0)
+        for mark in marks:
+            total |= mark.bit
+        return (self.any_marks & total) != 0
+
+    @cached_property
+    def polarity(self) -> npt.NDArray[np.int64]:
+        """Shape (n_texts,): positive less negative words; a negation before a word turns it."""
+        return self.positive - self.negative
+
+    @cached_property
+    def positive(self) -> IntArray:
+        """Shape (n_texts,): positive words, and negative ones after a negation."""
+        good = (self.marks & Mark.POSITIVE.bit) != 0
+        bad = (self.marks & Mark.NEGATIVE.bit) != 0
+        return self.count_where((good & ~self.negated) | (bad & self.negated))
+
+    @cached_property
+    def negative(self) -> IntArray:
+        """Shape (n_texts,): negative words, and positive ones after a negation."""
+        good = (self.marks & Mark.POSITIVE.bit) != 0
+        bad = (self.marks & Mark.NEGATIVE.bit) != 0
+        return self.count_where((bad & ~self.negated) | (good & self.negated))
+
+    @cached_property
+    def wording(self) -> HashArray:
+        """Shape (n_texts,): equal for texts of the same words in the same order; 0 for none."""
+        return _digest(self.words, self.word_offsets)
+
+
+def gather(values: HashArray, offsets: IntArray) -> HashArray:
+    """The bitwise or of each piece of values, 0 for an empty one."""
+    result = np.zeros(len(offsets) - 1, np.uint64)
+    filled = np.flatnonzero(np.diff(offsets))
+    if len(filled):
+        result[filled] = np.bitwise_or.reduceat(values, offsets[filled])
+    return result
+
+
+def scan(texts: Texts) -> Scan:
+    """Read texts into words, sentences and marks."""
+    cuts = [0]
+    n = len(texts)
+    while cuts[-1] < n:
+        goal = texts.offsets[cuts[-1]] + _CHUNK_BYTES
+        cuts.append(max(cuts[-1] + 1, int(np.searchsorted(texts.offsets, goal, side="right")) - 1))
+    pieces = [_scan(texts.part(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    if len(pieces) == 1:
+        return Scan(texts, *pieces[0])
+    if not pieces:
+        return Scan(texts, *_scan(texts))
+    columns = list(zip(*pieces, strict=True))
+    words, stems, marks, offsets, sentences, negated, questions, shouts, letters, asked = columns
+    shift = np.cumsum([0, *(int(piece[-1]) for piece in offsets[:-1])])
+    placed = [o[1:] + by for o, by in zip(offsets, shift, strict=True)]
+    risen = np.cumsum([0, *(int(piece[-1]) + 1 if len(piece) else 0 for piece in sentences[:-1])])
+    numbered = [s + by for s, by in zip(sentences, risen, strict=True)]
+    join = np.concatenate
+    return Scan(
+        texts,
+        join(words),
+        join(stems),
+        join(marks),
+        join([np.zeros(1, np.int64), *placed]),
+        join(numbered),
+        join(negated),
+        join(questions),
+        join(shouts),
+        join(letters),
+        join(asked),
+    )
+
+
+_Piece = tuple[
+    HashArray,
+    HashArray,
+    HashArray,
+    IntArray,
+    IntArray,
+    BoolArray,
+    IntArray,
+    IntArray,
+    IntArray,
+    BoolArray,
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    lower: ByteArray
+    word: BoolArray
+    digit: BoolArray
+    ends: BoolArray
+    power: HashArray
+    inverse: HashArray
+
+
+@cache
+def _tables(n_bytes: int) -> _Tables:
+    lower = np.arange(256, dtype=np.uint8)
+    lower[ord("A") : ord("Z") + 1] += 32
+    word = np.zeros(256, np.bool_)
+    for first, last in (("A", "Z"), ("a", "z"), ("0", "9"), ("'", "'")):
+        word[ord(first) : ord(last) + 1] = True
+    word[128:] = True
+    digit = np.zeros(256, np.bool_)
+    digit[ord("0") : ord("9") + 1] = True
+    ends = np.zeros(256, np.bool_)
+    ends[[ord(c) for c in ".!?\n;"]] = True
+    base = np.uint64(MULTIPLIER)
+    back = np.uint64(pow(MULTIPLIER, -1, 2**64))
+    ones = np.ones(1, np.uint64)
+    power = np.multiply.accumulate(np.concatenate([ones, np.full(n_bytes, base, np.uint64)]))
+    inverse = np.multiply.accumulate(np.concatenate([ones, np.full(n_bytes, back, np.uint64)]))
+    return _Tables(lower, word, digit, ends, power, inverse)
+
+
+def _table_for(n_bytes: int) -> _Tables:
+    size = 1 << 20
+    while size < n_bytes:
+        size *= 2
+    return _tables(size)
+
+
+def _scan(texts: Texts) -> _Piece:
+    raw, offsets = texts.data, texts.offsets
+    table = _table_for(len(raw))
+    data = np.take(table.lower, raw)
+    word = np.take(table.word, raw)
+    plain = not (raw >= 128).any()
+    if not plain:
+        _part_words_at_signs(data, word)
+    first = np.zeros(len(data) + 1, np.bool_)
+    first[offsets] = True
+    _keep_numbers_whole(data, word, first, table.digit)
+
+    before = np.zeros(len(data), np.bool_)
+    before[1:] = word[:-1]
+    starts = np.flatnonzero(word & (~before | first[:-1]))
+    after = np.zeros(len(data), np.bool_)
+    after[:-1] = word[1:]
+    ends = np.flatnonzero(word & (~after | first[1:])) + 1
+
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.cumsum(table.power[: len(data)] * data, out=sums[1:])
+    at_start, unit = sums[starts], table.inverse[starts]
+    words = mix((sums[ends] - at_start) * unit)
+    stems = mix((sums[_stem_ends(data, starts, ends)] - at_start) * unit)
+    word_offsets = np.searchsorted(starts, offsets).astype(np.int64)
+
+    stop = np.take(table.ends, data) & ~word
+    begins = stop.copy()
+    begins |= first[:-1]
+    if len(begins):
+        begins[1:] |= stop[:-1]
+    sentence_of = np.cumsum(begins)[starts] if len(starts) else np.zeros(0, np.int64)
+    looked_up = np.where(np.take(table.digit, data[starts]), NUMBER, words)
+    marks = english().find(looked_up, sentence_of)
+    negated = _negated((marks & Mark.NEGATION.bit) != 0, sentence_of)
+
+    is_question = data == ord("?")
+    questions = _tally(is_question, offsets)
+    shouts = _tally(data == ord("!"), offsets)
+    if not plain:
+        questions += _tally(_runs(data, 0xEF, 0xBC, 0x9F) | _runs(data, 0xD8, 0x9F), offsets)
+    asked = _in_question(is_question, stop, first, starts)
+    return (
+        words,
+        stems,
+        marks,
+        word_offsets,
+        sentence_of.astype(np.int64),
+        negated,
+        questions,
+        shouts,
+        _letters(data, offsets, plain),
+        asked,
+    )
+
+
+def _keep_numbers_whole(
+    data: ByteArray, word: BoolArray, first: BoolArray, digit: BoolArray
+) -> None:
+    """A point, comma or colon between two digits belongs to the number."""
+    if len(data) < 3:
+        return
+    inner = np.flatnonzero((data == ord(".")) | (data == ord(",")) | (data == ord(":")))
+    inner = inner[(inner > 0) & (inner < len(data) - 1)]
+    whole = digit[data[inner - 1]] & digit[data[inner + 1]]
+    whole &= ~first[inner] & ~first[inner + 1]
+    word[inner[whole]] = True
+
+
+def _part_words_at_signs(data: ByteArray, word: BoolArray) -> None:
+    """Punctuation, symbols and emoji beyond ASCII are no part of a word."""
+    following = np.zeros(len(data), np.uint8)
+    following[:-1] = data[1:]
+    two = np.flatnonzero(data == 0xC2)
+    three = np.flatnonzero(
+        (data == 0xE2)
+        | ((data == 0xE3) & (following == 0x80))
+        | ((data == 0xEF) & ((following == 0xBC) | (following == 0xB8)))
+    )
+    four = np.flatnonzero(data == 0xF0)
+    for places, length in ((two, 2), (three, 3), (four, 4)):
+        for step in range(length):
+            inside = places + step
+            word[inside[inside < len(data)]] = False
+
+
+def _runs(data: ByteArray, *pattern: int) -> BoolArray:
+    found = data == pattern[0]
+    for step, byte in enumerate(pattern[1:], start=1):
+        found[:-step] &= data[step:] == byte
+        found[-step:] = False
+    return found
+
+
+def _tally(hits: BoolArray, offsets: IntArray) -> IntArray:
+    places = np.flatnonzero(hits)
+    return np.diff(np.searchsorted(places, offsets)).astype(np.int64)
+
+
+def _stem_ends(data: ByteArray, starts: IntArray, ends: IntArray) -> IntArray:
+    """Where each word's stem ends: without `'s`, `ing`, `ed`, `es`, `s` where three letters stay."""
+    last = data[ends - 1]
+    size = ends - starts
+    second = data[np.maximum(ends - 2, starts)]
+    third = data[np.maximum(ends - 3, starts)]
+    cut = np.zeros(len(ends), np.int64)
+    s = last == ord("s")
+    cut[s & (size > 3) & (second != ord("s"))] = 1
+    cut[s & (second == ord("e")) & (size > 4)] = 2
+    cut[s & (second == ord("'")) & (size > 2)] = 2
+    cut[(last == ord("d")) & (second == ord("e")) & (size > 4)] = 2
+    cut[(last == ord("g")) & (second == ord("n")) & (third == ord("i")) & (size > 5)] = 3
+    cut[(last == ord("e")) & (size > 4)] = 1
+    return ends - cut
+
+
+def _negated(negation: BoolArray, sentence_of: IntArray) -> BoolArray:
+    result = np.zeros(len(negation), np.bool_)
+    for step in (1, 2, 3):
+        if len(negation) > step:
+            result[step:] |= negation[:-step] & (sentence_of[step:] == sentence_of[:-step])
+    return result
+
+
+def _in_question(
+    is_question: BoolArray, stop: BoolArray, first: BoolArray, starts: IntArray
+) -> BoolArray:
+    """Whether the first sentence end after each word, in its text, is a question mark."""
+    stops = np.flatnonzero(stop)
+    if not len(stops):
+        return np.zeros(len(starts), np.bool_)
+    bounds = np.flatnonzero(first)
+    row = np.searchsorted(stops, starts)
+    known = row < len(stops)
+    place = stops[np.minimum(row, len(stops) - 1)]
+    text_end = bounds[np.minimum(np.searchsorted(bounds, starts, side="right"), len(bounds) - 1)]
+    asked: BoolArray = known & (place < text_end) & is_question[place]
+    return asked
+
+
+def _letters(data: ByteArray, offsets: IntArray, plain: bool) -> IntArray:
+    latin = (data >= ord("a")) & (data <= ord("z"))
+    result = np.zeros((len(offsets) - 1, 2), np.int64)
+    if not plain:
+        following = np.zeros(len(data), np.uint8)
+        following[:-1] = data[1:]
+        vietnamese = (data == 0xE1) & (following >= 0xB8) & (following <= 0xBB)
+        latin |= ((data >= 0xC3) & (data <= 0xC9)) | vietnamese
+        other = ((data >= 0xCD) & (data <= 0xDF)) | ((data >= 0xE0) & (data <= 0xED))
+        other &= ~vietnamese & (data != 0xE2)
+        other &= ~((data == 0xE3) & (following == 0x80))
+        result[:, 1] = _tally(other, offsets)
+    result[:, 0] = _tally(latin, offsets)
+    return result
+
+
+def _digest(words: HashArray, offsets: IntArray) -> HashArray:
+    """One hash per piece, in order: a polynomial in the words."""
+    table = _table_for(len(words))
+    sums = np.zeros(len(words) + 1, np.uint64)
+    np.cumsum(table.power[: len(words)] * words, out=sums[1:])
+    starts, ends = offsets[:-1], offsets[1:]
+    return mix((sums[ends] - sums[starts]) * table.inverse[starts])
+
+
+def similarity(texts: Texts, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
+    """Dice coefficient of the character trigrams of pairs of texts, 0 to 1.
+
+    Trigrams run over bytes, signs count as spaces, and each is hashed into one of
+    `N_GRAM_BUCKETS` buckets, so that texts of more than some hundred characters look a little more
+    alike than they are. Texts without a trigram are like nothing.
+
+    Args:
+        texts: The texts.
+        left: Shape (n,): one text of each pair.
+        right: Shape (n,): the other.
+
+    Source: Dice, Measures of the Amount of Ecologic Association Between Species (1945).
+    """
+    result = np.zeros(len(left))
+    if not len(left):
+        return result
+    chosen = np.unique(np.concatenate([left, right]))
+    per_part = 512
+    # Pairs stand close together in a log, so parts of the texts in order hold most pairs whole.
+    order = np.argsort(left, kind="stable")
+    for begin in range(0, len(order), per_part):
+        pairs = order[begin : begin + per_part]
+        chosen = np.unique(np.concatenate([left[pairs], right[pairs]]))
+        grams = _grams(texts, chosen)
+        a = grams[np.searchsorted(chosen, left[pairs])]
+        b = grams[np.searchsorted(chosen, right[pairs])]
+        both = np.bitwise_count(a & b).sum(axis=1, dtype=np.int64)
+        sizes = np.bitwise_count(grams).sum(axis=1, dtype=np.int64)
+        under = sizes[np.searchsorted(chosen, left[pairs])]
+        under = under + sizes[np.searchsorted(chosen, right[pairs])]
+        result[pairs] = np.where(under > 0, 2.0 * both / np.maximum(under, 1), 0.0)
+    return result
+
+
+def _grams(texts: Texts, chosen: IntArray) -> npt.NDArray[np.uint64]:
+    """Which trigram buckets each chosen text has: a byte per bucket, eight to a word."""
+    table = _table_for(1)
+    sizes = texts.offsets[chosen + 1] - texts.offsets[chosen]
+    ends = np.cumsum(sizes)
+    owner = np.repeat(np.arange(len(chosen)), sizes)
+    place = np.arange(int(ends[-1])) + (texts.offsets[chosen] - (ends - sizes))[owner]
+    raw = texts.data[place]
+    data = np.where(table.word[raw], table.lower[raw], np.uint8(32)).astype(np.uint32)
+    seen = np.zeros((len(chosen), N_GRAM_BUCKETS), np.uint8)
+    if len(data) >= 3:
+        code = (data[:-2] << np.uint32(16)) | (data[1:-1] << np.uint32(8)) | data[2:]
+        bucket = (code * np.uint32(0x9E3779B1)) >> np.uint32(32 - 11)
+        whole = owner[2:] == owner[:-2]
+        seen[owner[2:][whole], bucket[whole]] = 1
+    return seen.view(np.uint64)
