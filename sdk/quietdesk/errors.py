@@ -16,6 +16,7 @@
     │   ├── EngineClosedError      the engine was closed
     │   └── DecodeError            llama.cpp reported a failure
     ├── ConversationBusyError      a reply is still being written in this conversation
+    │   └── ConversationMovedError something else was said in it meanwhile
     ├── LogError                   a log of conversations cannot be read or written
     │   ├── LogFormatError         its format is not known, or not the one that was named
     │   └── LogRecordError         strict reading met a record that it had to reject
@@ -200,6 +201,17 @@ class LogRecordError(LogError):
         self.place = place
         self.reason = reason
         super().__init__(f"{place}: {reason} Strict reading stops here; nothing was skipped.")
+
+
+class ConversationMovedError(ConversationBusyError):
+    """Something else was said in a conversation while a reply was prepared; nothing was kept."""
+
+    def __init__(self, conversation_id: str) -> None:
+        super().__init__(conversation_id)
+        self.args = (
+            f"Something else was said in conversation {conversation_id!r} meanwhile, by another "
+            "process or thread. Read it again and send again.",
+        )
 
 
 class StoreError(QuietdeskError):

@@ -107,7 +107,14 @@ class Store(Protocol):
         """
         ...
 
-    def begin_turn(self, conversation_id: str, said: tuple[Message, ...], reply: Message) -> None:
+    def begin_turn(
+        self,
+        conversation_id: str,
+        said: tuple[Message, ...],
+        reply: Message,
+        *,
+        after: str | None = None,
+    ) -> None:
         """Keep what was said and an open reply after it, in one transaction.
 
         The reply has no finish reason; until it gets one the conversation is busy. The reply
@@ -119,9 +126,12 @@ class Store(Protocol):
                 `parent_id` says (`ROOT` for another first message); empty for another version of
                 a reply.
             reply: Hangs on the last of `said`, or on its own `parent_id`.
+            after: The active leaf that the reply was prepared for, `ROOT` for none yet; None does
+                not ask.
 
         Raises:
             ConversationBusyError: a reply is being written there by someone alive.
+            ConversationMovedError: the active leaf is not `after` any more.
         """
         ...
 

@@ -101,17 +101,16 @@ class Database:
         """
         statements = ["VACUUM"]
         if self.path is not None:
-            # Merged, the index forgets; written anew, the file has no gaps; then its log is emptied.
+            # Merged, the index forgets; written anew, the file has no gaps; the log is emptied.
             statements.insert(0, "INSERT INTO search(search) VALUES ('optimize')")
             statements.append("PRAGMA wal_checkpoint(TRUNCATE)")
         with self._alone() as connection:
             for statement in statements:
                 answer = connection.exec_driver_sql(statement)
-                if answer.returns_rows and answer.fetchone()[0]:
+                if answer.returns_rows and answer.scalar():
                     raise StoreWriteError(
                         f"The database {self.name} is in use by another process, so what was "
-                        f"erased still stands in {str(_log_of(self.path))!r}. Close the others "
-                        "and erase again."
+                        "erased still stands in its -wal file. Close the others and erase again."
                     )
 
     @contextmanager

@@ -1,5 +1,6 @@
 """MemoryStore: a store that forgets everything when it is closed, for tests and for trying out."""
 
+import copy
 import threading
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -44,12 +45,13 @@ class MemoryStore:
 
     def create(self, info: ConversationInfo) -> None:
         """Keep a new conversation."""
+        tree.check_metadata(info.metadata)
         with self._lock:
             self._open()
             if info.id in self._kept:
                 raise UsageError(f"There is a conversation {info.id!r} already.")
             self._serial += 1
-            self._kept[info.id] = _Kept(info, self._serial)
+            self._kept[info.id] = _Kept(_own(info), self._serial)
 
     def conversation(self, conversation_id: str) -> ConversationInfo:
         """One conversation, by its id or by a beginning of it that fits only one."""
@@ -125,7 +127,7 @@ class MemoryStore:
         tree.check_metadata(metadata)
         with self._lock:
             kept = self._get(conversation_id)
-            kept.info = kept.info.model_copy(update={"metadata": metadata})
+            kept.info = kept.info.model_copy(update={"metadata": copy.deepcopy(metadata)})
 
     def delete(self, conversation_id: str) -> None:
         """Hide it; `restore` brings it back until `purge`."""
@@ -173,13 +175,21 @@ class MemoryStore:
                 raise tree.unknown_message(conversation_id, leaf_id, kept.messages)
             kept.leaf_id = leaf_id
 
-    def begin_turn(self, conversation_id: str, said: tuple[Message, ...], reply: Message) -> None:
+    def begin_turn(
+        self,
+        conversation_id: str,
+        said: tuple[Message, ...],
+        reply: Message,
+        *,
+        after: str | None = None,
+    ) -> None:
         """Keep what was said and an open reply after it, in one transaction."""
         tree.check_open(reply)
         with self._lock:
             kept = self._get(conversation_id)
             if kept.open_id is not None:
                 raise ConversationBusyError(conversation_id)
+            tree.check_leaf(conversation_id, kept.leaf_id, after)
             before = (kept.leaf_id, kept.info.updated_at)
             self._put(kept, tree.hang(said, reply, kept.leaf_id))
             del self._words[reply.id]
@@ -244,9 +254,9 @@ class MemoryStore:
             tree.check_imports(pairs, self._kept.keys(), self._home.keys())
             for info, messages in pairs:
                 self._serial += 1
-                kept = self._kept[info.id] = _Kept(info, self._serial)
+                kept = self._kept[info.id] = _Kept(_own(info), self._serial)
                 self._put(kept, [tree.rooted(message) for message in messages])
-                kept.info = info
+                kept.info = _own(info)
         return len(pairs)
 
     def export_customer(self, customer: str) -> dict[str, Any]:
@@ -318,7 +328,7 @@ class MemoryStore:
 
     def _info(self, kept: _Kept) -> ConversationInfo:
         count, last = tree.summary(kept.way(kept.leaf_id))
-        return kept.info.model_copy(update={"message_count": count, "last_text": last})
+        return _own(kept.info).model_copy(update={"message_count": count, "last_text": last})
 
     def _put(self, kept: _Kept, placed: list[Message]) -> None:
         new: set[str] = set()
@@ -354,3 +364,8 @@ class MemoryStore:
             del self._kept[kept.info.id]
             count += 1
         return count
+
+
+def _own(info: ConversationInfo) -> ConversationInfo:
+    """A copy that shares nothing that can be changed."""
+    return info.model_copy(update={"metadata": copy.deepcopy(info.metadata)})

@@ -308,7 +308,14 @@ class SqlStore:
 
         self._write(work)
 
-    def begin_turn(self, conversation_id: str, said: tuple[Message, ...], reply: Message) -> None:
+    def begin_turn(
+        self,
+        conversation_id: str,
+        said: tuple[Message, ...],
+        reply: Message,
+        *,
+        after: str | None = None,
+    ) -> None:
         """Keep what was said and an open reply after it, in one transaction."""
         tree.check_open(reply)
         writer = this_process()
@@ -327,12 +334,10 @@ class SqlStore:
                 if _alive(opened, opened.now):
                     raise ConversationBusyError(conversation_id)
                 self._interrupt(connection, (number, opened.place))
-            places = self._insert_messages(
-                connection,
-                held,
-                conversation_id,
-                tree.hang(said, reply, self._leaf_id(connection, held)),
-            )
+            leaf_id = self._leaf_id(connection, held)
+            tree.check_leaf(conversation_id, leaf_id, after)
+            placed = tree.hang(said, reply, leaf_id)
+            places = self._insert_messages(connection, held, conversation_id, placed)
             connection.execute(
                 insert(open_reply).values(
                     conversation=number,
@@ -377,19 +382,17 @@ class SqlStore:
         def work(connection: Connection, again: bool) -> None:
             spot = self._mine.get(reply_id) or self._known(connection, reply_id).spot
             at = {"of": spot[0], "at": spot[1]}
+            # The open reply first, as everywhere: writers that lock in one order never deadlock.
+            connection.execute(update(open_reply).where(_OPEN_AT).values(heartbeat=self._clock), at)
+            unfinished = message.c.finish_reason.is_(None) | (
+                # Taken for dead meanwhile, because this writer could not be seen.
+                message.c.finish_reason == FinishReason.INTERRUPTED.value
+            )
             changed = connection.execute(
-                update(message)
-                .where(
-                    _AT,
-                    message.c.finish_reason.is_(None)
-                    | (message.c.finish_reason == FinishReason.INTERRUPTED.value),
-                )
-                .values(text=text),
-                at,
+                update(message).where(_AT, unfinished).values(text=text), at
             )
             if changed.rowcount == 0:
                 raise tree.closed_reply(reply_id)
-            connection.execute(update(open_reply).where(_OPEN_AT).values(heartbeat=self._clock), at)
 
         self._write(work, durable=False)
 

@@ -5,7 +5,7 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from quietdesk.errors import UnknownNameError, UsageError
+from quietdesk.errors import ConversationMovedError, UnknownNameError, UsageError
 from quietdesk.store.base import ROOT
 from quietdesk.types import ConversationInfo, Message
 
@@ -119,6 +119,16 @@ def check_closed(reply: Message) -> None:
     """
     if reply.finish_reason is None:
         raise UsageError(f"The reply {reply.id!r} has no finish reason. Say why it ended.")
+
+
+def check_leaf(conversation_id: str, leaf_id: str | None, after: str | None) -> None:
+    """Make sure that the active leaf is still the one that a turn was prepared for.
+
+    Raises:
+        ConversationMovedError: it is not.
+    """
+    if after is not None and (leaf_id or ROOT) != after:
+        raise ConversationMovedError(conversation_id)
 
 
 def aware(moment: datetime) -> datetime:
