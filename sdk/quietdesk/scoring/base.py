@@ -31,6 +31,9 @@ An own metric is a class with one method. This one is the share of replies that 
 
     quietdesk.scoring.score(conversations, metrics=[Thanks(), "chrf"])
 
+A module of metrics in this room has a function `metrics()` that gives one of each, for the
+catalogue of names.
+
 `Rate` (yes or no), `Mean` (reals from 0), `Category` (one of several) and `Ratio` (so many of so
 many) do the rest: integers, rows, values, interval, number of units not measured, slices. A metric
 of another shape derives from `BaseMetric` and says itself what its integers are (`measure`) and
@@ -413,7 +416,14 @@ class Metric(Protocol):
     def shares(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str]]:
         """The values that are a share: name to its columns of hits and of trials.
 
-        They get Wilson's interval; all others are resampled.
+        They get Wilson's interval.
+        """
+        ...
+
+    def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
+        """The values that are a ratio of two columns: name to both columns and a factor.
+
+        They get an interval for ratios; values that are neither are resampled as they are.
         """
         ...
 
@@ -457,6 +467,10 @@ class BaseMetric(ABC):
 
     def shares(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str]]:
         """None of the values is a share."""
+        return {}
+
+    def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
+        """None of the values is a ratio."""
         return {}
 
     def badness(self, values: FloatArray) -> FloatArray | None:
@@ -530,6 +544,10 @@ class Ratio(BaseMetric):
         """The sums' ratio."""
         return {self.name: divide(sums["over"], sums["under"])}
 
+    def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
+        """The value is one."""
+        return {self.name: ("over", "under", 1.0)}
+
 
 class Mean(BaseMetric):
     """A mean of reals from 0 to `MAX_REAL`, kept in whole millionths; quantiles where asked.
@@ -570,6 +588,10 @@ class Mean(BaseMetric):
             for q in self.quantiles:
                 found[f"{self.name}.p{100 * q:g}"] = _quantile(codes, counts, q)
         return found
+
+    def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
+        """The mean is one."""
+        return {self.name: ("sum", "n", 1 / MILLION)}
 
 
 BINS_PER_OCTAVE = 16
@@ -622,7 +644,8 @@ class Category(BaseMetric):
         }
         levels = np.array(self.levels or range(len(self.categories)), np.float64)
         values = np.where(measured, levels[np.maximum(codes, 0)], np.nan)
-        return Measurement(units.index, measured, sums, values, causes=units.causes)
+        totals = {"histogram": np.bincount(codes[measured], minlength=len(self.categories))}
+        return Measurement(units.index, measured, sums, values, totals, units.causes)
 
     def values(self, sums: Sums) -> Mapping[str, FloatArray]:
         """The mean level if there are levels, then each category's share."""
@@ -654,6 +677,21 @@ def _measured(units: Units) -> BoolArray:
     return np.ones(len(units.index), np.bool_) if units.measured is None else units.measured
 
 
+_TOTAL = "total "
+"""Before the names of cells that are no bucketed columns."""
+HISTOGRAM_BINS = 20
+"""Bins of equal width for shares and points; reals have those of `bin_of`."""
+
+
+def histogram(values: FloatArray, scale: Scale) -> IntArray:
+    """How many values lie in each bin of their scale."""
+    top = {Scale.SHARE: 1.0, Scale.POINTS: 100.0}.get(scale)
+    if top is None:
+        return np.bincount(bin_of(np.clip(values, 0.0, MAX_REAL)))
+    bins = np.clip(values * (HISTOGRAM_BINS / top), 0, HISTOGRAM_BINS - 1).astype(np.int64)
+    return np.bincount(bins, minlength=HISTOGRAM_BINS)
+
+
 class State:
     """What one metric adds up to over any number of conversations, whole or in one slice.
 
@@ -674,25 +712,39 @@ class State:
 
     @classmethod
     def of(
-        cls, metric: Metric, measurement: Measurement, buckets: IntArray, n_buckets: int
+        cls,
+        metric: Metric,
+        measurement: Measurement,
+        conversations: IntArray,
+        buckets: IntArray,
+        n_buckets: int,
     ) -> "State":
         """The state of one batch.
 
         Args:
             metric: The metric.
             measurement: What it found.
-            buckets: Shape (n,): the bucket of each unit of the measurement.
+            conversations: Shape (n,): each unit's conversation, ascending.
+            buckets: Shape (n,): each unit's bucket.
             n_buckets: How many buckets there are.
         """
-        measured = measurement.measured
-        columns = {**measurement.sums, "n": measured, "missing": ~measured}
-        cells = {name: _add_up(column, buckets, n_buckets) for name, column in columns.items()}
+        kept = np.flatnonzero(measurement.measured)
+        gone = buckets[~measurement.measured]
+        some = buckets[kept]
+        cells = {
+            name: _add_up(sums[kept], some, n_buckets) for name, sums in measurement.sums.items()
+        }
+        cells["n"] = np.bincount(some, minlength=n_buckets).astype(np.int64)
+        cells["missing"] = np.bincount(gone, minlength=n_buckets).astype(np.int64)
+        whose = conversations[kept]
+        cells[f"{_TOTAL}conversations"] = np.array([(np.diff(whose, prepend=-1) != 0).sum()])
+        if "histogram" not in measurement.totals:
+            cells[f"{_TOTAL}histogram"] = histogram(measurement.values[kept], metric.scale)
         for name, total in measurement.totals.items():
-            cells[f"total {name}"] = np.array(total, np.int64)
+            cells[_TOTAL + name] = np.array(total, np.int64)
         segments = None
-        if metric.keeps_segments and int(measured.sum()) <= SEGMENT_LIMIT:
-            kept = [measurement.sums[name][measured] for name in metric.columns]
-            segments = np.stack(kept, axis=1)
+        if metric.keeps_segments and len(kept) <= SEGMENT_LIMIT:
+            segments = np.stack([measurement.sums[name][kept] for name in metric.columns], axis=1)
         return cls(cells, segments)
 
     def add(self, later: "State") -> None:
@@ -731,20 +783,20 @@ class State:
     def totals(self) -> dict[str, IntArray]:
         """The totals by name."""
         return {
-            name.removeprefix("total "): cells
+            name.removeprefix(_TOTAL): cells
             for name, cells in self.cells.items()
-            if name.startswith("total ")
+            if name.startswith(_TOTAL)
         }
 
 
 def is_bucketed(name: str) -> bool:
     """Whether a cell of a state is a column in buckets that values are computed from."""
-    return name != "missing" and not name.startswith("total ")
+    return name != "missing" and not name.startswith(_TOTAL)
 
 
-def _add_up(column: npt.NDArray[Any], buckets: IntArray, n_buckets: int) -> IntArray:
+def _add_up(column: IntArray, buckets: IntArray, n_buckets: int) -> IntArray:
     sums = np.zeros(n_buckets, np.int64)
-    np.add.at(sums, buckets, column.astype(np.int64, copy=False))
+    np.add.at(sums, buckets, column)
     return sums
 
 
@@ -780,6 +832,10 @@ class Estimate:
     signature: str
     slice_field: str = ""
     slice_value: str = ""
+    segment_mean: float | None = None
+    """Of text metrics up to `SEGMENT_LIMIT` segments: the mean that sacrebleu's bootstrap gives."""
+    segment_half_width: float | None = None
+    """The half-width that it gives, with segments taken for independent of each other."""
 
 
 def check_names(metrics: Sequence[Metric]) -> None:

@@ -166,27 +166,42 @@ def percentile_interval(replicates: FloatArray, n_clusters: int) -> Interval:
 
 
 def ratio_interval(over: IntArray, under: IntArray) -> Interval:
-    """An interval for a ratio of sums, from its spread between clusters and Student's t.
+    """An interval for a ratio of sums over clusters: the bootstrap of Student's t.
+
+    Each replicate's ratio is measured in its own standard error, so that a long tail to one side,
+    as waiting times have, moves the interval instead of falling out of it.
 
     Args:
         over: Shape (n_clusters,).
-        under: Shape (n_clusters,).
+        under: Shape (n_clusters,), from 0.
 
-    Source: Cochran, Sampling Techniques (1977), section 6.
+    Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 12; the standard
+    error as in Cochran, Sampling Techniques (1977), section 6.
     """
-    some = under > 0
+    some = np.flatnonzero(under > 0)
     top, bottom = over[some].astype(np.float64), under[some].astype(np.float64)
     n_clusters = len(bottom)
     if n_clusters < 2:
         return NO_INTERVAL
-    ratio = top.sum() / bottom.sum()
-    error = top - ratio * bottom
-    half = (
-        t_quantile(n_clusters - 1)
-        * math.sqrt(n_clusters / (n_clusters - 1) * float(error @ error))
-        / bottom.sum()
+    powers = np.stack([top, bottom, top * top, top * bottom, bottom * bottom], axis=1)
+    ratio, error = _ratios(powers.sum(axis=0)[None])
+    ratios, errors = _ratios(poisson_weights(len(over))[:, some] @ powers)
+    usable = errors > 0
+    if error[0] <= 0 or usable.sum() < len(errors) / 2:
+        return Interval(float(ratio[0]), float(ratio[0]))
+    low, high = np.quantile(
+        (ratios[usable] - ratio) / errors[usable], [(1 - LEVEL) / 2, (1 + LEVEL) / 2]
     )
-    return Interval(ratio - half, ratio + half)
+    return Interval(float(ratio[0] - high * error[0]), float(ratio[0] - low * error[0]))
+
+
+def _ratios(powers: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Ratios of sums and their standard errors, from sums of x, n, xx, xn, nn: shape (n, 5)."""
+    x, n, xx, xn, nn = powers.T
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = x / n
+        variance = np.maximum(xx - 2 * ratio * xn + ratio**2 * nn, 0.0) / n**2
+    return ratio, np.sqrt(variance)
 
 
 def segment_bootstrap(
