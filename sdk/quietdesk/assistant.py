@@ -4,6 +4,7 @@ The one place that opens heavy implementations, and therefore imports them where
 that `import quietdesk` stays quick and loads no native library.
 """
 
+import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -241,9 +242,17 @@ def open_engine(
     from quietdesk.engine.engine import Engine
     from quietdesk.engine.llama import LlamaRunner
 
-    runner = LlamaRunner(found.path, chosen, name=found.name, on_progress=on_progress)
-    return Engine(
-        runner,
-        queue_limit=settings.queue_limit,
-        parked_bytes=settings.state_cache_mb * 2**20,
-    )
+    given_up = threading.Event()
+
+    def go_on(share: float) -> bool:
+        return not given_up.is_set() and (on_progress is None or on_progress(share))
+
+    try:
+        return Engine(
+            lambda: LlamaRunner(found.path, chosen, name=found.name, on_progress=go_on),
+            queue_limit=settings.queue_limit,
+            parked_bytes=settings.state_cache_mb * 2**20,
+        )
+    except BaseException:
+        given_up.set()
+        raise

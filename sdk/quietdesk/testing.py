@@ -222,4 +222,4 @@ def scripted_assistant(
     """
     settings = settings or Settings()
     store = MemoryStore() if database is None else open_store(database, settings)
-    return Assistant(Engine(ScriptedRunner(replies, **runner)), store, settings)
+    return Assistant(Engine(lambda: ScriptedRunner(replies, **runner)), store, settings)

@@ -1,9 +1,16 @@
-"""Engine: the thread that owns the runner; a step is schedule, decode, deliver."""
+"""Engine: the thread that owns the runner; a step is schedule, decode, deliver.
+
+The runner is opened on that thread too. llama.cpp computes with OpenMP, whose pool belongs to the
+thread that first computes: with a second pool in the process there are more threads than cores, GNU
+libgomp then no longer spins at barriers, of which a step has a thousand, and steps were measured to
+take 1.4 times as long.
+"""
 
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from concurrent.futures import Future
 from collections.abc import Sequence as Seq
 from types import TracebackType
 from typing import Self
@@ -35,12 +42,12 @@ from quietdesk.types import FinishReason
 class Engine:
     """Runs many requests on one runner.
 
-    Any thread may submit, cancel and read. The engine owns the runner and closes it.
+    Any thread may submit, cancel and read. The engine opens the runner and closes it.
     """
 
     def __init__(
         self,
-        runner: Runner,
+        open_runner: Callable[[], Runner],
         *,
         n_prefill: int = 256,
         queue_limit: int = 256,
@@ -48,25 +55,23 @@ class Engine:
         n_draft: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Start the engine's thread.
+        """Start the engine's thread, and wait until its runner is open.
 
         Args:
-            runner: Evaluates; used by this engine only from now on.
+            open_runner: Called once, on the engine's thread.
             n_prefill: Prompt tokens at most in a step that also generates.
             queue_limit: Requests that may wait; one more is refused.
             parked_bytes: Memory for states of conversations that hold no slot.
             n_draft: Tokens guessed ahead by prompt look-up for a lone sequence; 0: none.
             clock: Seconds; for tests.
+
+        Raises:
+            Exception: what open_runner raises.
         """
-        self._runner = runner
         self._clock = clock
+        self._n_prefill = n_prefill
+        self._parked_bytes = parked_bytes
         self._n_draft = n_draft
-        self._cache = PrefixCache(runner.n_seq, can_trim=runner.can_trim, parked_bytes=parked_bytes)
-        self._scheduler = Scheduler(
-            self._cache,
-            n_batch=max(runner.n_batch, runner.n_seq),
-            n_prefill=n_prefill,
-        )
         self._wake = threading.Condition()
         self._arrived: deque[Sequence] = deque()
         self._queue_limit = queue_limit
@@ -77,8 +82,17 @@ class Engine:
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
         self._decode_s = 0.0
         self._busy_s = 0.0
-        self._thread = threading.Thread(target=self._run, name="quietdesk-engine", daemon=True)
+        opened: Future[Runner] = Future()
+        self._thread = threading.Thread(
+            target=self._run, args=(open_runner, opened), name="quietdesk-engine", daemon=True
+        )
         self._thread.start()
+        try:
+            opened.result()
+        except BaseException:
+            # Also when the wait is interrupted: then the thread closes what it has opened.
+            self._closing = True
+            raise
 
     @property
     def model(self) -> ModelInfo:
@@ -200,7 +214,24 @@ class Engine:
         if reading:
             self._runner.abort()
 
-    def _run(self) -> None:
+    def _open(self, open_runner: Callable[[], Runner]) -> Runner:
+        runner = self._runner = open_runner()
+        self._cache = PrefixCache(
+            runner.n_seq, can_trim=runner.can_trim, parked_bytes=self._parked_bytes
+        )
+        self._scheduler = Scheduler(
+            self._cache,
+            n_batch=max(runner.n_batch, runner.n_seq),
+            n_prefill=self._n_prefill,
+        )
+        return runner
+
+    def _run(self, open_runner: Callable[[], Runner], opened: "Future[Runner]") -> None:
+        try:
+            opened.set_result(self._open(open_runner))
+        except BaseException as error:
+            opened.set_exception(error)
+            return
         try:
             while True:
                 with self._wake:
