@@ -127,6 +127,20 @@ def record_of(path: Path) -> Mapping[str, Any]:
     return noted if isinstance(noted, dict) else {}
 
 
+def remove(card: ModelCard, places: Places | None = None) -> int:
+    """Forget a download, finished or not; the bytes that were freed.
+
+    What was noted of it stays, so that another file under its name is still refused.
+    """
+    target = cached_path(card, places or Places.of())
+    freed = 0
+    for path in (target, _part_path(target), _tag_path(target)):
+        if path.is_file():
+            freed += path.stat().st_size
+            path.unlink()
+    return freed
+
+
 def _record_path(target: Path) -> Path:
     return target.with_name(f"{target.name}.json")
 

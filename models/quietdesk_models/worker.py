@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 CONTEXT = 512
 """Tokens that are read together when a text is measured; each window starts afresh."""
 PROMPT, REPLY, REPEATS = 512, 48, 3
+"""Of the timings: tokens read, tokens generated, and runs, of which the middle one counts."""
+ABREAST, OPENING = 8, 32
+"""Conversations that are generated together, and the tokens that each starts with."""
 
 _errors: list[str] = []
 
@@ -34,6 +37,7 @@ def main() -> None:
     """Do what the arguments, one JSON object, ask for."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
     task = json.loads(sys.argv[1])
+    os.nice(int(task["niceness"]))
     log = llama_cpp.llama_log_callback(_log)
     llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
     llama_cpp.llama_backend_init()
@@ -70,21 +74,26 @@ def measure(task: dict[str, object]) -> dict[str, object]:
     vocab = llama_cpp.llama_model_get_vocab(model)
     text = Path(str(task["text"])).read_bytes()
     tokens = _tokenize(vocab, text)
-    context = _context(model, int(str(task["n_threads"])))
+    n_threads = int(str(task["n_threads"]))
+    context = _context(model, n_threads, PROMPT + REPLY, 1)
     losses = _losses(context, vocab, tokens)
-    reading, speaking = _timings(context, vocab, tokens)
+    reading, alone = _time_one(context, vocab, tokens)
+    llama_cpp.llama_free(context)
+    context = _context(model, n_threads, ABREAST * (OPENING + REPLY), ABREAST)
+    abreast = _time_many(context, vocab, tokens)
     llama_cpp.llama_free(context)
     llama_cpp.llama_model_free(model)
     return {
         "losses": [round(float(loss), 5) for loss in losses],
         "prompt_tokens_per_s": round(reading, 1),
-        "generate_tokens_per_s": round(speaking, 1),
+        "single_tokens_per_s": round(alone, 1),
+        "batch_tokens_per_s": round(abreast, 1),
     }
 
 
-def _context(model: object, n_threads: int) -> object:
+def _context(model: object, n_threads: int, n_ctx: int, n_seq: int) -> object:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = PROMPT + REPLY
+    params.n_ctx, params.n_seq_max = n_ctx, n_seq
     params.n_batch = params.n_ubatch = CONTEXT
     params.n_threads = params.n_threads_batch = n_threads
     context = llama_cpp.llama_init_from_model(model, params)
@@ -133,41 +142,66 @@ def _read(
 ) -> NDArray[np.float32]:
     """The logits of some rows of a window, shape (len(rows), n_vocab); llama.cpp owns them."""
     llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
-    batch = llama_cpp.llama_batch_init(len(window), 0, 1)
-    batch.n_tokens = len(window)
-    for i, token in enumerate(window):
-        batch.token[i], batch.pos[i], batch.logits[i] = int(token), i, int(i in rows)
-        batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-    code = llama_cpp.llama_decode(context, batch)
-    llama_cpp.llama_batch_free(batch)
-    if code != 0:
-        raise RuntimeError(f"llama_decode returned {code}")
+    _decode(context, [(int(token), i, 0, i in rows) for i, token in enumerate(window)])
     first = llama_cpp.llama_get_logits_ith(context, rows[0])
     return np.ctypeslib.as_array(first, (len(rows), n_vocab))
 
 
-def _timings(context: object, vocab: object, tokens: NDArray[np.int32]) -> tuple[float, float]:
-    """Tokens per second of reading a prompt and of a greedy reply, medians."""
-    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+def _time_one(context: object, vocab: object, tokens: NDArray[np.int32]) -> tuple[float, float]:
+    """Tokens per second of reading a prompt, and of a greedy reply; the middle of some runs."""
     prompt = np.resize(tokens, PROMPT)
     reading, speaking = [], []
     for _ in range(REPEATS):
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
         started = time.perf_counter()
-        _decode(context, prompt)
+        _decode(context, [(int(t), i, 0, i == PROMPT - 1) for i, t in enumerate(prompt)])
         between = time.perf_counter()
-        for _ in range(REPLY):
-            logits = llama_cpp.llama_get_logits_ith(context, -1)
-            best = int(np.ctypeslib.as_array(logits, (n_vocab,)).argmax())
-            _decode(context, np.array([best], np.int32))
+        row = PROMPT - 1
+        for pos in range(PROMPT, PROMPT + REPLY):
+            _decode(context, [(_best(context, vocab, row), pos, 0, True)])
+            row = 0
         reading.append(PROMPT / (between - started))
         speaking.append(REPLY / (time.perf_counter() - between))
     return statistics.median(reading), statistics.median(speaking)
 
 
-def _decode(context: object, tokens: NDArray[np.int32]) -> None:
-    pointer = tokens.ctypes.data_as(ctypes.POINTER(llama_cpp.llama_token))
-    code = llama_cpp.llama_decode(context, llama_cpp.llama_batch_get_one(pointer, len(tokens)))
+def _time_many(context: object, vocab: object, tokens: NDArray[np.int32]) -> float:
+    """Tokens per second of all of some conversations that are generated together."""
+    speaking = []
+    for _ in range(REPEATS):
+        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(context), True)
+        openings = np.resize(tokens, (ABREAST, OPENING))
+        rows = [
+            (int(token), pos, seq, pos == OPENING - 1)
+            for seq, opening in enumerate(openings)
+            for pos, token in enumerate(opening)
+        ]
+        _decode(context, rows)
+        places = [seq * OPENING + OPENING - 1 for seq in range(ABREAST)]
+        started = time.perf_counter()
+        for pos in range(OPENING, OPENING + REPLY):
+            best = [_best(context, vocab, place) for place in places]
+            _decode(context, [(token, pos, seq, True) for seq, token in enumerate(best)])
+            places = list(range(ABREAST))
+        speaking.append(ABREAST * REPLY / (time.perf_counter() - started))
+    return statistics.median(speaking)
+
+
+def _best(context: object, vocab: object, row: int) -> int:
+    n_vocab = llama_cpp.llama_vocab_n_tokens(vocab)
+    logits = llama_cpp.llama_get_logits_ith(context, row)
+    return int(np.ctypeslib.as_array(logits, (n_vocab,)).argmax())
+
+
+def _decode(context: object, rows: list[tuple[int, int, int, bool]]) -> None:
+    """Evaluate rows of token, position, sequence, and whether its logits are wanted."""
+    batch = llama_cpp.llama_batch_init(len(rows), 0, 1)
+    batch.n_tokens = len(rows)
+    for i, (token, pos, seq, wanted) in enumerate(rows):
+        batch.token[i], batch.pos[i], batch.logits[i] = token, pos, int(wanted)
+        batch.n_seq_id[i], batch.seq_id[i][0] = 1, seq
+    code = llama_cpp.llama_decode(context, batch)
+    llama_cpp.llama_batch_free(batch)
     if code != 0:
         raise RuntimeError(f"llama_decode returned {code}")
     llama_cpp.llama_synchronize(context)
