@@ -279,7 +279,7 @@ class Conversations:
         if name in {"id", "customer"}:
             return self.batch[name]
         if name in _CALENDAR:
-            return pc.strftime(self._starts(), format=_CALENDAR[name])
+            return pc.strftime(self.starts, format=_CALENDAR[name])
         found: list[str | None] = [None] * self.n
         for predicted in (True, False):
             lists = self.labels(name, unit=Unit.CONVERSATION, predicted=predicted)
@@ -293,8 +293,12 @@ class Conversations:
                 found[i] = value
         return pa.array(found, pa.string())
 
+    @property
+    def starts(self) -> pa.Array:
+        """Shape (n,): the first known time of each conversation, null where none is known."""
+        return self.memo("starts", self._starts)
+
     def _starts(self) -> pa.Array:
-        """The first known time of each conversation, null where none is known."""
         times = np.full(self.n, np.iinfo(np.int64).max)
         known = self.times != NO_TIME
         np.minimum.at(times, self.conversation_of[known], self.times[known])
@@ -427,6 +431,14 @@ class Metric(Protocol):
         """
         ...
 
+    def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
+        """Which remarks of all batches still hold when all is summed."""
+        ...
+
+    def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
+        """Mean and half-width of the main value over resampled segments; None if not wanted."""
+        ...
+
     def badness(self, values: FloatArray) -> FloatArray | None:
         """How bad each unit's value is, 0 to 1; None where the metric does not say."""
         ...
@@ -472,6 +484,14 @@ class BaseMetric(ABC):
     def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
         """None of the values is a ratio."""
         return {}
+
+    def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
+        """All of them."""
+        return set(remarks)
+
+    def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
+        """None is wanted: intervals come from buckets."""
+        return None
 
     def badness(self, values: FloatArray) -> FloatArray | None:
         """By direction, for values from 0 to 1 or 0 to 100; None for others."""

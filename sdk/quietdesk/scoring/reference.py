@@ -339,6 +339,15 @@ class _Overlap(BaseMetric):
         """The sums in sacrebleu's order."""
         return [sums[name] for name in self.columns]
 
+    def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
+        """As sacrebleu finds it."""
+        sacre = self.sacre()
+        return segment_bootstrap(segments, lambda row: sacre._compute_score_from_stats(row).score)
+
+    def badness(self, values: FloatArray) -> FloatArray | None:
+        """Other words than the reference's are no sign of a bad conversation."""
+        return None
+
 
 def _segments(conversations: Conversations) -> Segments:
     """The bot's messages that have references, with them."""
@@ -387,6 +396,9 @@ class Bleu(_Overlap):
     )
 
     def __init__(self, tokenize: str = "13a", *, lowercase: bool = False) -> None:
+        if tokenize != "13a":
+            self.name = f"bleu:{tokenize}"
+            self.title = f"BLEU ({tokenize})"
         self._words = words_of(tokenize)
         self._options = {"tokenize": tokenize, "lowercase": lowercase}
         self._lower = lowercase
@@ -498,6 +510,12 @@ class Ter(_Overlap):
     def sacre_sums(self, sums: Mapping[str, int]) -> list[float]:
         """Edits and length in words."""
         return [sums["edits"], sums["length"] / _LENGTH_UNITS]
+
+    def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
+        """As sacrebleu finds it, which counts lengths in words."""
+        sacre = self.sacre()
+        words = segments / [1, _LENGTH_UNITS]
+        return segment_bootstrap(words, lambda row: sacre._compute_score_from_stats(row).score)
 
 
 def metrics() -> tuple[BaseMetric, ...]:

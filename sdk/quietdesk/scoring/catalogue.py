@@ -1,0 +1,46 @@
+"""Metrics by name, and which of them are measured unasked."""
+
+from collections.abc import Sequence
+
+from quietdesk.errors import UnknownNameError
+from quietdesk.scoring import labels, reference
+from quietdesk.scoring.base import Metric
+
+NOT_BY_DEFAULT = frozenset({"ter", "chrf++"})
+"""TER is slow; chrF++ says little that chrF does not."""
+
+
+def all_metrics() -> dict[str, Metric]:
+    """One of every metric, by name."""
+    found: list[Metric] = [*reference.metrics(), *labels.metrics()]
+    return {metric.name: metric for metric in found}
+
+
+def default_metrics() -> list[Metric]:
+    """What is measured unasked: whatever the log has what it takes for."""
+    return [metric for name, metric in all_metrics().items() if name not in NOT_BY_DEFAULT]
+
+
+def find_metrics(wanted: Sequence[str | Metric]) -> list[Metric]:
+    """The metrics of these names; a metric itself stays what it is.
+
+    `default` is all of `default_metrics`; `bleu:<tokenizer>` is BLEU with another tokenizer.
+
+    Raises:
+        UnknownNameError: no such metric or tokenizer, with the nearest names.
+    """
+    known = all_metrics()
+    found: dict[str, Metric] = {}
+    for item in wanted:
+        if not isinstance(item, str):
+            found[item.name] = item
+        elif item == "default":
+            found.update((metric.name, metric) for metric in default_metrics())
+        elif item.startswith("bleu:"):
+            metric = reference.Bleu(item.removeprefix("bleu:"))
+            found[metric.name] = metric
+        elif item in known:
+            found[item] = known[item]
+        else:
+            raise UnknownNameError("metric", item, [*known, "default"])
+    return list(found.values())
