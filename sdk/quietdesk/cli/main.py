@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import ask, chat, doctor, options, sessions
+from quietdesk.cli import ask, chat, doctor, models, options, sessions
 from quietdesk.errors import QuietdeskError, UsageError
 from quietdesk_models.errors import ModelsError
 
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
 
