@@ -45,7 +45,7 @@ _FILLER = np.uint64(2**64 - 1)
 class Ragged(NamedTuple):
     """Texts as symbols, flat."""
 
-    symbols: IntArray
+    symbols: npt.NDArray[np.integer]
     """Numbers from 0."""
     offsets: IntArray
     """Shape (n_texts + 1,): text i has the symbols offsets[i] to offsets[i + 1]."""
@@ -205,6 +205,8 @@ class Words:
         """Lines with a hyphen at a line's end, tokenized whole; empty in their place."""
         if self._name != "13a":
             return texts, {}
+        if ord("\n") not in _bytes_of(texts)[0]:
+            return texts, {}
         broken = pc.match_substring_regex(texts, r"-(<skipped>)*\n")
         rows = np.flatnonzero(broken.to_numpy(zero_copy_only=False)).tolist()
         if not rows:
@@ -291,29 +293,33 @@ _SPACES += [0x2028, 0x2029, 0x202F, 0x205F, 0x3000]
 
 def characters(texts: pa.Array, *, whitespace: bool = False) -> Ragged:
     """The code points of each text; white space left out, as `str.split` knows it, unless asked."""
-    offsets = np.frombuffer(texts.buffers()[1], np.int32)[
-        texts.offset : texts.offset + len(texts) + 1
-    ]
-    offsets = offsets.astype(np.int64)
-    buffer = texts.buffers()[2]
-    data = np.frombuffer(b"" if buffer is None else buffer, np.uint8)[offsets[0] : offsets[-1]]
-    offsets -= offsets[0]
+    data, offsets = _bytes_of(texts)
+    points: npt.NDArray[np.unsignedinteger] = data
     if len(data) and data.max() >= 0x80:
-        before = np.zeros(len(data) + 1, np.int64)
-        np.cumsum((data & 0xC0) != 0x80, out=before[1:])
-        offsets = before[offsets]
+        offsets = _without(offsets, (data & 0xC0) == 0x80)
         points = np.frombuffer(data.tobytes().decode().encode("utf-32-le"), np.uint32)
-    else:
-        points = data
     if not whitespace:
-        top = int(points.max()) + 1 if len(points) else 1
-        keep_table = np.ones(max(top, 0x3001), np.bool_)
-        keep_table[_SPACES] = False
-        keep = keep_table[points]
-        before = np.zeros(len(points) + 1, np.int64)
-        np.cumsum(keep, out=before[1:])
-        offsets, points = before[offsets], points[keep]
-    return Ragged(points.astype(np.int64), offsets)
+        top = int(points.max()) if len(points) else 0
+        blanks = np.zeros(max(top, max(_SPACES)) + 1, np.bool_)
+        blanks[_SPACES] = True
+        blank = blanks[points]
+        offsets = _without(offsets, blank)
+        points = np.compress(~blank, points)
+    return Ragged(points, offsets)
+
+
+def _bytes_of(texts: pa.Array) -> tuple[npt.NDArray[np.uint8], IntArray]:
+    """The bytes of all texts, and where each begins."""
+    _, places, buffer = texts.buffers()
+    offsets = np.frombuffer(places, np.int32)[texts.offset : texts.offset + len(texts) + 1]
+    offsets = offsets.astype(np.int64)
+    data = np.frombuffer(b"" if buffer is None else buffer, np.uint8)[offsets[0] : offsets[-1]]
+    return data, offsets - offsets[0]
+
+
+def _without(offsets: IntArray, gone: npt.NDArray[np.bool_]) -> IntArray:
+    """The offsets when the marked items are gone."""
+    return offsets - np.searchsorted(np.flatnonzero(gone), offsets)
 
 
 def bleu_statistics(segments: Segments, words: Words | None, *, order: int = 4) -> IntArray:
@@ -489,7 +495,8 @@ def count_matches(texts: Ragged, members: IntArray, order: int) -> IntArray:
     if n_symbols > limit:
         return _count_apart(texts, members, order, n_symbols // limit)
     shape = _Shape(order, n_sides, bits, side_bits)
-    symbols = (symbols + n_sides).astype(np.uint16 if bits <= 16 else np.uint32)
+    kind = np.uint16 if bits <= 16 else np.uint32
+    numbered: Symbols = np.add(symbols, n_sides, dtype=kind, casting="unsafe")
     starts = texts.offsets[members].astype(np.int32)
     lengths = texts.lengths[members].astype(np.int32)
     sizes = lengths.sum(axis=1)
@@ -503,14 +510,14 @@ def count_matches(texts: Ragged, members: IntArray, order: int) -> IntArray:
             break
         low = max(high - max(BLOCK // width, 1), 0)
         rows = by_size[low:high]
-        block = _keys(symbols, starts[rows], lengths[rows], shape)
+        block = _keys(numbered, starts[rows], lengths[rows], shape)
         block.sort(axis=1)
         matches[rows] = count(block, shape)
         high = low
     return matches
 
 
-def _number(symbols: IntArray, limit: int) -> tuple[IntArray, int]:
+def _number(symbols: npt.NDArray[np.integer], limit: int) -> tuple[npt.NDArray[np.integer], int]:
     """The symbols, numbered without gaps if they must be; how many numbers there are."""
     top = int(symbols.max()) + 1 if len(symbols) else 0
     if top <= limit:
