@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from quietdesk.errors import UnknownNameError
-from quietdesk.scoring import labels, reference
+from quietdesk.scoring import commitments, friction, grounding, labels, outcome, reference
 from quietdesk.scoring.base import Metric
 
 NOT_BY_DEFAULT = frozenset({"ter", "chrf++"})
@@ -12,7 +12,14 @@ NOT_BY_DEFAULT = frozenset({"ter", "chrf++"})
 
 def all_metrics() -> dict[str, Metric]:
     """One of every metric, by name."""
-    found: list[Metric] = [*reference.metrics(), *labels.metrics()]
+    found: list[Metric] = [
+        *reference.metrics(),
+        *labels.metrics(),
+        *outcome.metrics(),
+        *friction.metrics(),
+        *grounding.metrics(),
+        *commitments.metrics(),
+    ]
     return {metric.name: metric for metric in found}
 
 

@@ -1,4 +1,4 @@
-"""Reading: what the metrics without labels share about a batch: its words, who speaks, what is covered."""
+"""Reading: a batch as the metrics without labels see it: words, speakers, languages covered."""
 
 from functools import cached_property
 
@@ -67,7 +67,8 @@ class Reading:
         return self.bot | self.human
 
     def _by(self, author: Author) -> BoolArray:
-        return (self.conversations.authors == AUTHORS.index(author)) & self.said
+        by: BoolArray = self.conversations.authors == AUTHORS.index(author)
+        return by & self.said
 
     def before(self, wanted: BoolArray) -> IntArray:
         """Shape (n,): the last wanted row before each row in its conversation, or `NOWHERE`."""
@@ -104,7 +105,9 @@ class Reading:
 
     def at(self, flags: npt.NDArray[np.bool_], rows: IntArray) -> BoolArray:
         """The flags at some rows; False where the row is `NOWHERE`."""
-        return (rows >= 0) & flags[np.maximum(rows, 0)] if self.n else np.zeros(len(rows), np.bool_)
+        if not self.n:
+            return np.zeros(len(rows), np.bool_)
+        return (rows >= 0) & flags[np.maximum(rows, 0)]
 
     @cached_property
     def english(self) -> BoolArray:

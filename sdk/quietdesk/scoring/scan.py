@@ -1,4 +1,4 @@
-"""Scan: one pass over a batch's texts to words, sentences and marks, in numpy, with no object per word.
+"""Scan: one pass over a batch's texts to words, sentences and marks, no object per word.
 
 Everything that friction, outcome, grounding, commitments and the satisfaction estimate read is
 computed here once per batch and shared. A word is a run of letters, digits and apostrophes, a
@@ -8,6 +8,7 @@ number keeps its inner points, and everything is compared in lower case.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -126,7 +127,8 @@ class Scan:
         total = np.uint64(0)
         for mark in marks:
             total |= mark.bit
-        return (self.any_marks & total) != 0
+        found: BoolArray = (self.any_marks & total) != 0
+        return found
 
     @cached_property
     def polarity(self) -> npt.NDArray[np.int64]:
@@ -169,7 +171,7 @@ def scan(texts: Texts) -> Scan:
     while cuts[-1] < n:
         goal = texts.offsets[cuts[-1]] + _CHUNK_BYTES
         cuts.append(max(cuts[-1] + 1, int(np.searchsorted(texts.offsets, goal, side="right")) - 1))
-    pieces = [_scan(texts.part(a, b)) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    pieces = [_scan(texts.part(a, b)) for a, b in pairwise(cuts)]
     if len(pieces) == 1:
         return Scan(texts, *pieces[0])
     if not pieces:
@@ -274,11 +276,11 @@ def _scan(texts: Texts) -> _Piece:
     word_offsets = np.searchsorted(starts, offsets).astype(np.int64)
 
     stop = np.take(table.ends, data) & ~word
-    begins = stop.copy()
-    begins |= first[:-1]
+    begins = first[:-1].copy()
     if len(begins):
         begins[1:] |= stop[:-1]
-    sentence_of = np.cumsum(begins)[starts] if len(starts) else np.zeros(0, np.int64)
+    numbers = np.cumsum(begins, dtype=np.int32)
+    sentence_of = numbers[starts].astype(np.int64)
     looked_up = np.where(np.take(table.digit, data[starts]), NUMBER, words)
     marks = english().find(looked_up, sentence_of)
     negated = _negated((marks & Mark.NEGATION.bit) != 0, sentence_of)
@@ -288,13 +290,15 @@ def _scan(texts: Texts) -> _Piece:
     shouts = _tally(data == ord("!"), offsets)
     if not plain:
         questions += _tally(_runs(data, 0xEF, 0xBC, 0x9F) | _runs(data, 0xD8, 0x9F), offsets)
-    asked = _in_question(is_question, stop, first, starts)
+    in_question = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 1, np.bool_)
+    in_question[numbers[is_question]] = True
+    asked = in_question[sentence_of]
     return (
         words,
         stems,
         marks,
         word_offsets,
-        sentence_of.astype(np.int64),
+        sentence_of,
         negated,
         questions,
         shouts,
@@ -334,7 +338,7 @@ def _part_words_at_signs(data: ByteArray, word: BoolArray) -> None:
 
 
 def _runs(data: ByteArray, *pattern: int) -> BoolArray:
-    found = data == pattern[0]
+    found: BoolArray = data == pattern[0]
     for step, byte in enumerate(pattern[1:], start=1):
         found[:-step] &= data[step:] == byte
         found[-step:] = False
@@ -347,7 +351,7 @@ def _tally(hits: BoolArray, offsets: IntArray) -> IntArray:
 
 
 def _stem_ends(data: ByteArray, starts: IntArray, ends: IntArray) -> IntArray:
-    """Where each word's stem ends: without `'s`, `ing`, `ed`, `es`, `s` where three letters stay."""
+    """Where each word's stem ends: without `'s`, `ing`, `ed`, `es`, `s`, `e` of longer words."""
     last = data[ends - 1]
     size = ends - starts
     second = data[np.maximum(ends - 2, starts)]
@@ -369,22 +373,6 @@ def _negated(negation: BoolArray, sentence_of: IntArray) -> BoolArray:
         if len(negation) > step:
             result[step:] |= negation[:-step] & (sentence_of[step:] == sentence_of[:-step])
     return result
-
-
-def _in_question(
-    is_question: BoolArray, stop: BoolArray, first: BoolArray, starts: IntArray
-) -> BoolArray:
-    """Whether the first sentence end after each word, in its text, is a question mark."""
-    stops = np.flatnonzero(stop)
-    if not len(stops):
-        return np.zeros(len(starts), np.bool_)
-    bounds = np.flatnonzero(first)
-    row = np.searchsorted(stops, starts)
-    known = row < len(stops)
-    place = stops[np.minimum(row, len(stops) - 1)]
-    text_end = bounds[np.minimum(np.searchsorted(bounds, starts, side="right"), len(bounds) - 1)]
-    asked: BoolArray = known & (place < text_end) & is_question[place]
-    return asked
 
 
 def _letters(data: ByteArray, offsets: IntArray, plain: bool) -> IntArray:
@@ -429,7 +417,6 @@ def similarity(texts: Texts, left: IntArray, right: IntArray) -> npt.NDArray[np.
     result = np.zeros(len(left))
     if not len(left):
         return result
-    chosen = np.unique(np.concatenate([left, right]))
     per_part = 512
     # Pairs stand close together in a log, so parts of the texts in order hold most pairs whole.
     order = np.argsort(left, kind="stable")
