@@ -17,6 +17,7 @@ import os
 import platform
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -28,8 +29,6 @@ from importlib.metadata import PackageNotFoundError, version
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Self
-
-import numpy as np
 
 from quietdesk_models.errors import BadFileError, QuantiseError
 from quietdesk_models.gguf import Header, read_model
@@ -189,13 +188,15 @@ def choose(
         work = _Work(header, folder, n_threads, niceness)
         steps = len(candidates) + 1
         report(f"measuring {header.quantisation}", 0.0)
-        base = work.measure(source, header.quantisation, None, _part(report, "measuring", 0, steps))
+        base = work.measure(
+            source, header.quantisation, None, _part(report, "measuring", 0, 1, steps)
+        )
         rows, made = [base.measured], {}
         for number, name in enumerate(candidates, 1):
             if name == header.quantisation:
                 continue
-            path = work.make(RECIPES[name], _part(report, f"making {name}", number, steps))
-            told = _part(report, f"measuring {name}", number + 0.3, steps)
+            path = work.make(RECIPES[name], _part(report, f"making {name}", number, 0.3, steps))
+            told = _part(report, f"measuring {name}", number + 0.3, 0.7, steps)
             rows.append(work.measure(path, name, base, told).measured)
             made[name] = path
         chosen, reason = decide(rows)
@@ -228,9 +229,9 @@ def make(
     report = on_progress or _ignore
     with _alone(folder):
         work = _Work(header, folder, n_threads, niceness)
-        base = work.measure(source, header.quantisation, None, _part(report, "measuring", 0, 3))
-        path = work.make(RECIPES[recipe], _part(report, f"making {recipe}", 1, 3))
-        new = work.measure(path, recipe, base, _part(report, f"measuring {recipe}", 2, 3))
+        base = work.measure(source, header.quantisation, None, _part(report, "measuring", 0, 1, 3))
+        path = work.make(RECIPES[recipe], _part(report, f"making {recipe}", 1, 1, 3))
+        new = work.measure(path, recipe, base, _part(report, f"measuring {recipe}", 2, 1, 3))
         rows = [base.measured, new.measured]
         choice = _card(header, rows, recipe, path, "asked for by its name")
         _write(folder / "choice.json", choice)
@@ -254,12 +255,12 @@ def bench(
     with _alone(folder):
         try:
             work = _Work(header, folder, n_threads, niceness=0)
-            told = _part(report, "measuring", 0, steps)
+            told = _part(report, "measuring", 0, 1, steps)
             base = work.measure(source, header.quantisation, None, told)
             rows = [base.measured]
             for number, name in enumerate(recipes, 1):
-                path = work.make(RECIPES[name], _part(report, f"making {name}", number, steps))
-                told = _part(report, f"measuring {name}", number + 0.3, steps)
+                path = work.make(RECIPES[name], _part(report, f"making {name}", number, 0.3, steps))
+                told = _part(report, f"measuring {name}", number + 0.3, 0.7, steps)
                 rows.append(work.measure(path, name, base, told).measured)
                 path.unlink()
         finally:
@@ -298,7 +299,7 @@ class _Reading:
     """Numbers, and the loss of every token for comparing others with."""
 
     measured: Measured
-    losses: "np.ndarray[Any, np.dtype[np.float64]]"
+    losses: list[float]
 
 
 class _Work:
@@ -369,20 +370,20 @@ class _Work:
                 },
                 on_progress,
             )
-        losses = np.array(told["losses"])
-        if not np.isfinite(losses).all():
+        losses = [float(loss) for loss in told["losses"]]
+        if not all(map(math.isfinite, losses)):
             raise QuantiseError(f"{str(path)!r} gives probabilities that are no numbers.")
         if base is None:
             ratio, error = 1.0, 0.0
         else:
-            apart = losses - base.losses
-            ratio = float(np.exp(apart.mean()))
-            error = ratio * float(apart.std(ddof=1)) / math.sqrt(len(apart))
+            apart = [new - old for new, old in zip(losses, base.losses, strict=True)]
+            ratio = math.exp(statistics.fmean(apart))
+            error = ratio * statistics.stdev(apart) / math.sqrt(len(apart))
         return _Reading(
             Measured(
                 type=type_name,
                 size_bytes=path.stat().st_size,
-                perplexity=round(float(np.exp(losses.mean())), 3),
+                perplexity=round(math.exp(statistics.fmean(losses)), 3),
                 ratio=round(ratio, 4),
                 ratio_error=round(error, 4),
                 prompt_tokens_per_s=told["prompt_tokens_per_s"],
@@ -524,8 +525,11 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _part(report: Progress, what: str, number: float, steps: int) -> Callable[[float], None]:
-    return lambda share: report(what, min((number + share * 0.7) / steps, 1.0))
+def _part(
+    report: Progress, what: str, start: float, length: float, steps: int
+) -> Callable[[float], None]:
+    """Progress within one step: from `start` on, `length` steps of `steps` long."""
+    return lambda share: report(what, min((start + share * length) / steps, 1.0))
 
 
 def _ignore(_what: str, _share: float) -> None:

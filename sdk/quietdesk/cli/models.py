@@ -9,13 +9,12 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 from rich.table import Table
 
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json
 from quietdesk.errors import ModelError, ModelFileError, UnknownNameError, UsageError
-from quietdesk_models import download, gguf, memory, quantise, weights
+from quietdesk_models import gguf, memory, quantise, weights
 from quietdesk_models.catalog import ModelCard, cards, find_card
 from quietdesk_models.errors import (
     BadFileError,
@@ -116,6 +115,8 @@ def pull(name: Name, as_json: options.Json = False) -> None:
 
     Example: quietdesk models pull qwen2.5-1.5b
     """
+    from quietdesk_models import download
+
     with _translated():
         card = find_card(name)
         if card.package:
@@ -213,6 +214,8 @@ def remove(name: Name, as_json: options.Json = False) -> None:
 
     Example: quietdesk models remove qwen2.5-1.5b
     """
+    from quietdesk_models import download
+
     with _translated():
         freed = 0
         try:
@@ -319,6 +322,8 @@ def _file_facts(header: gguf.Header) -> dict[str, Any]:
 
 
 def _verified(found: Found) -> dict[str, Any]:
+    from quietdesk_models import download
+
     with _bar(True, transfer=True) as advance:
         actual = download.sha256_of(found.path, lambda done, size: advance("checking", done, size))
     noted = download.record_of(found.path).get("sha256")
@@ -358,6 +363,14 @@ def _print_measured(rows: list[quantise.Measured], chosen: str) -> None:
 @contextmanager
 def _bar(shown: bool, *, transfer: bool = False) -> Iterator[Callable[[str, int, int], None]]:
     """A progress bar on standard error; what it yields moves it on."""
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TransferSpeedColumn,
+    )
+
     columns = [TextColumn("{task.description}"), BarColumn()]
     columns += [DownloadColumn(), TransferSpeedColumn()] if transfer else []
     console = Console(stderr=True)
