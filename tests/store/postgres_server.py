@@ -8,6 +8,7 @@ and ends with 1. Usage: python tests/store/postgres_server.py [--fsync]
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ def binaries() -> Path | None:
 
 def main() -> int:
     """Serve."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # by way of every `finally`
     folder = binaries()
     if folder is None:
         print("no PostgreSQL here: apt-get install postgresql, or brew install", file=sys.stderr)
@@ -78,11 +80,11 @@ def main() -> int:
             cwd=place,
             **as_user,
         )
-        if started.returncode:
-            print((Path(place) / "log").read_text().strip()[-500:], file=sys.stderr)
-            return 1
-        print(f"postgresql://quietdesk@/postgres?host={place}", flush=True)
         try:
+            if started.returncode:
+                print((Path(place) / "log").read_text().strip()[-500:], file=sys.stderr)
+                return 1
+            print(f"postgresql://quietdesk@/postgres?host={place}", flush=True)
             sys.stdin.read()
         except KeyboardInterrupt:
             pass

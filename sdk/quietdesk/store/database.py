@@ -200,8 +200,11 @@ def revision(connection: Connection) -> str | None:
             "SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'"
         ).scalar()
     else:
+        # Not to_regclass: after waiting for a lock it may still answer from a cache of before.
         there = connection.exec_driver_sql(
-            f"SELECT to_regclass('{schema.POSTGRES_SCHEMA}.alembic_version')"
+            "SELECT 1 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n "
+            "ON n.oid = c.relnamespace "
+            f"WHERE n.nspname = '{schema.POSTGRES_SCHEMA}' AND c.relname = 'alembic_version'"
         ).scalar()
     return None if there is None else connection.scalar(select(schema.version.c.version_num))
 
