@@ -81,6 +81,8 @@ class Prompt:
     sizes: list[tuple[int, int]]
     """Characters and tokens of each piece."""
     parts: list[Part]
+    n_system: int
+    """How many of the parts belong to the system message, if there is one."""
     shield: Shield
     notes: tuple[str, ...]
 
@@ -90,17 +92,15 @@ class Prompt:
         Tokens of a piece that holds text of one owner are that owner's. Where a piece holds
         several, each gets what its text takes by itself. The rest is the template's.
         """
-        spans: list[tuple[int, int, Part]] = []
-        missing: set[Owner] = set()
-        place = 0
-        for part in self.parts:
-            found = self._find(self.shield(part.text, own=part.own).strip(), place)
-            if found is None:
-                missing.add(part.owner)
-                continue
-            spans.append((*found, part))
-            place = max(place, found[1])
-        spans.sort(key=lambda span: span[:2])
+        in_front, missing = self._spans(self.parts[: self.n_system], 0)
+        after = max((end for _, end, _ in in_front), default=0)
+        behind = self._spans(self.parts[self.n_system :], after)
+        if behind[1] and in_front:
+            # Some templates put the system prompt elsewhere, with the newest message even.
+            anywhere = self._spans(self.parts[self.n_system :], 0)
+            behind = min(behind, anywhere, key=lambda found: len(found[1]))
+        spans = sorted(in_front + behind[0], key=lambda span: span[:2])
+        missing = missing | behind[1]
         shares = {TEMPLATE: 0}
         begin = first = 0
         for characters, tokens in self.sizes:
@@ -125,14 +125,25 @@ class Prompt:
             begin = finish
         return shares, missing
 
-    def _find(self, needle: str, place: int) -> tuple[int, int] | None:
-        for text in (needle, json.dumps(needle, ensure_ascii=False)[1:-1]):
-            # Some templates put the system prompt elsewhere, so what is not ahead may be behind.
-            for start in (place, 0):
-                at = self.text.find(text, start)
-                if at >= 0:
-                    return at, at + len(text)
-        return None
+    def _spans(
+        self, parts: Sequence[Part], place: int
+    ) -> tuple[list[tuple[int, int, Part]], set[Owner]]:
+        """Where the parts stand, one after the other from a place on, and whose do not."""
+        spans: list[tuple[int, int, Part]] = []
+        missing: set[Owner] = set()
+        for part in parts:
+            needle = self.shield(part.text, own=part.own).strip()
+            at = self.text.find(needle, place)
+            if at < 0:
+                # Some templates write tools' results as JSON.
+                needle = json.dumps(needle, ensure_ascii=False)[1:-1]
+                at = self.text.find(needle, place)
+            if at < 0:
+                missing.add(part.owner)
+            else:
+                place = at + len(needle)
+                spans.append((at, place, part))
+        return spans, missing
 
     def read(self) -> str:
         """The text with people's own words back in it."""
@@ -245,7 +256,8 @@ class Renderer:
             last = parts[-1]
             text = _until(text, shield(last.text, own=last.own))
         tokens, sizes = self._tokens.encode(text, shield.words)
-        return Prompt(text, tokens, sizes, parts, shield, tuple(notes))
+        n_system = len(entries[0].parts) if entries and entries[0].role == "system" else 0
+        return Prompt(text, tokens, sizes, parts, n_system, shield, tuple(notes))
 
     def _sample(self) -> str:
         """A short conversation as the template renders it; empty where it refuses one."""

@@ -228,6 +228,8 @@ class _Fit:
             elif self.policy.drops and self.passages:
                 left_out = self.passages.pop()
                 self.why[id(left_out)] = "left out: there was no room for it"
+            elif summary:
+                self.summary_room = 0
             else:
                 raise ContextError(self._what(), len(prompt.tokens), self.limit)
 
