@@ -158,15 +158,18 @@ def quantise_(
     with _translated():
         source = _source(name)
         _check_types([type_] if type_ else [])
+        n_threads = options.read_settings().n_threads
         with _bar(not as_json) as advance:
 
             def report(what: str, share: float) -> None:
                 advance(what, round(share * 1000), 1000)
 
             if type_ is None:
-                choice = quantise.choose(source.path, on_progress=report, niceness=0)
+                choice = quantise.choose(
+                    source.path, on_progress=report, n_threads=n_threads, niceness=0
+                )
             else:
-                choice = quantise.make(source.path, type_, on_progress=report)
+                choice = quantise.make(source.path, type_, on_progress=report, n_threads=n_threads)
     if as_json:
         print_json(asdict(choice))
         return
@@ -197,6 +200,7 @@ def bench(
                 source.path,
                 chosen,
                 lambda what, share: advance(what, round(share * 1000), 1000),
+                n_threads=options.read_settings().n_threads,
             )
     result = {"model": source.name, "measured": [asdict(row) for row in measured]}
     if as_json:
