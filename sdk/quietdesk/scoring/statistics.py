@@ -257,48 +257,43 @@ def bootstrap_p(replicates: FloatArray, n_clusters: int) -> float:
     return float(min(2 * NormalDist().cdf(-t), 1.0))
 
 
-def paired_bootstrap(
-    new: Mapping[str, IntArray], old: Mapping[str, IntArray], values: Values
-) -> dict[str, Difference]:
-    """Each value's difference between two runs over the same clusters, drawn together.
+class Question(NamedTuple):
+    """Values of two runs, to be told apart."""
 
-    Args:
-        new: Column to sums by cluster.
-        old: The same columns; cluster i is the same customers.
-        values: From sums to values.
+    new: Mapping[str, IntArray]
+    """Column to sums by cluster."""
+    old: Mapping[str, IntArray]
+    values: Values
+    """From sums to values."""
+
+
+def paired_bootstrap(question: Question) -> dict[str, Difference]:
+    """Each value's difference between two runs over the same clusters, drawn together.
 
     Source: Koehn, Statistical Significance Tests for Machine Translation Evaluation (2004).
     """
-    columns = sorted(new.keys() | old.keys())
-    both = [_filled(cells, columns) for cells in (new, old)]
-    occupied = np.zeros(len(next(iter(new.values()))), np.bool_)
-    for cells in both:
-        for sums in cells.values():
-            occupied |= sums != 0
-    n_clusters = int(occupied.sum())
-    drawn = [resample(cells, values) for cells in both]
-    return _differences(both, drawn, values, n_clusters)
+    both = _both(question)
+    occupied = np.any([sums != 0 for cells in both for sums in cells.values()], axis=0)
+    drawn = [resample(cells, question.values) for cells in both]
+    return _differences(both, drawn, question.values, int(occupied.sum()))
 
 
-def two_sample_bootstrap(
-    new: Mapping[str, IntArray], old: Mapping[str, IntArray], values: Values
-) -> dict[str, Difference]:
-    """Each value's difference between two runs of different customers, drawn apart.
-
-    Args:
-        new: Column to sums by cluster.
-        old: Column to sums by other clusters.
-        values: From sums to values.
-    """
-    columns = sorted(new.keys() | old.keys())
-    both = [_filled(cells, columns) for cells in (new, old)]
-    counts = [_occupied(cells) for cells in both]
+def two_sample_bootstrap(question: Question) -> dict[str, Difference]:
+    """Each value's difference between two runs of different customers, drawn apart."""
+    both = _both(question)
+    counts = [int(np.any([sums != 0 for sums in cells.values()], axis=0).sum()) for cells in both]
     drawn = []
     for place, cells in enumerate(both):
         n = len(next(iter(cells.values())))
-        drawn.append(resample(cells, values, poisson_weights(n, seed=SEED + place)))
+        drawn.append(resample(cells, question.values, poisson_weights(n, seed=SEED + place)))
     # The freedom of a difference is close to the smaller sample's, and never below it.
-    return _differences(both, drawn, values, min(counts))
+    return _differences(both, drawn, question.values, min(counts))
+
+
+def _both(question: Question) -> list[dict[str, IntArray]]:
+    """The cells of both runs with the same columns."""
+    columns = sorted(question.new.keys() | question.old.keys())
+    return [_filled(cells, columns) for cells in (question.new, question.old)]
 
 
 def _differences(
@@ -328,72 +323,78 @@ def _filled(cells: Mapping[str, IntArray], columns: Sequence[str]) -> dict[str, 
     return {name: cells.get(name, np.zeros(n, np.int64)) for name in columns}
 
 
-def _occupied(cells: Mapping[str, IntArray]) -> int:
-    return int(np.any([sums != 0 for sums in cells.values()], axis=0).sum())
-
-
 def approximate_randomisation(
-    new: Mapping[str, IntArray],
-    old: Mapping[str, IntArray],
-    values: Values,
-    n_trials: int = N_TRIALS,
-) -> dict[str, float]:
+    questions: Sequence[Question], n_trials: int = N_TRIALS
+) -> list[dict[str, float]]:
     """Two-sided p of each value's difference, each cluster's runs swapped by the toss of a coin.
 
     Args:
-        new: Column to sums by cluster.
-        old: The same columns for the same clusters.
-        values: From sums to values.
+        questions: All over the same clusters; they share the tosses.
         n_trials: How many tosses for each cluster.
+
+    Returns:
+        Value to p, for each question.
 
     Source: Riezler and Maxwell, On Some Pitfalls in Automatic Evaluation and Significance Testing
     for MT (2005); the added one as in Phipson and Smyth (2010).
     """
-    columns = sorted(new.keys() | old.keys())
-    ours, theirs = (_matrix(_filled(cells, columns)) for cells in (new, old))
-    both = (ours != 0).any(axis=1) | (theirs != 0).any(axis=1)
-    ours, theirs = ours[both], theirs[both]
+    columns = [sorted(question.new.keys() | question.old.keys()) for question in questions]
+    sides = zip(*(_both(question) for question in questions), strict=True)
+    ours, theirs = (np.concatenate([_matrix(cells) for cells in side], axis=1) for side in sides)
+    cuts = np.cumsum([len(names) for names in columns])[:-1]
+    swapped = (ours != theirs).any(axis=1)
+    gap, total = (ours - theirs)[swapped], (ours + theirs).sum(axis=0)
+    base = (theirs[swapped]).sum(axis=0) + ours[~swapped].sum(axis=0)
     rng = np.random.default_rng(SEED)
-    total = ours.sum(axis=0) + theirs.sum(axis=0)
-    observed = _gap(ours.sum(axis=0)[None], theirs.sum(axis=0)[None], columns, values)
-    counts = dict.fromkeys(observed, 0)
-    for n in _blocks(n_trials, len(ours)):
-        heads = rng.integers(0, 2, size=(n, len(ours)), dtype=np.int8).astype(np.float64)
-        first = heads @ (ours - theirs) + theirs.sum(axis=0)
-        for name, gap in _gap(first, total - first, columns, values).items():
-            counts[name] += _as_large(gap, observed[name][0])
-    return {name: (count + 1) / (n_trials + 1) for name, count in counts.items()}
+    observed = _gaps(ours.sum(axis=0)[None], total, questions, columns, cuts)
+    counts = [dict.fromkeys(found, 0) for found in observed]
+    for n in _blocks(n_trials, len(gap)):
+        heads = rng.integers(0, 2, size=(n, len(gap)), dtype=np.int8).astype(np.float64)
+        # What does not differ is the same in both runs, whichever way the coin falls.
+        first = heads @ gap + base
+        for place, found in enumerate(_gaps(first, total, questions, columns, cuts)):
+            for name, difference in found.items():
+                counts[place][name] += _as_large(difference, observed[place][name][0])
+    return [{name: (count + 1) / (n_trials + 1) for name, count in c.items()} for c in counts]
 
 
-def permutation_test(
-    new: Mapping[str, IntArray],
-    old: Mapping[str, IntArray],
-    values: Values,
-    n_trials: int = N_TRIALS,
-) -> dict[str, float]:
+def _gaps(
+    first: FloatArray,
+    total: FloatArray,
+    questions: Sequence[Question],
+    columns: Sequence[Sequence[str]],
+    cuts: IntArray,
+) -> list[dict[str, FloatArray]]:
+    """For each question, each value's distance between a run of these sums and one of the rest."""
+    parts = zip(np.split(first, cuts, axis=1), np.split(total, cuts), strict=True)
+    return [
+        _gap(one, all_ - one, names, question.values)
+        for (one, all_), names, question in zip(parts, columns, questions, strict=True)
+    ]
+
+
+def permutation_test(question: Question, n_trials: int = N_TRIALS) -> dict[str, float]:
     """Two-sided p of each value's difference, clusters dealt anew to two runs of the same sizes.
 
     Exact where both runs are drawn from one population of clusters; for a difference in means of
     populations with other spreads too, use `two_sample_bootstrap`.
 
     Args:
-        new: Column to sums by cluster.
-        old: Column to sums by other clusters.
-        values: From sums to values.
+        question: Two runs of different clusters.
         n_trials: How many deals.
     """
-    columns = sorted(new.keys() | old.keys())
-    ours, theirs = (_matrix(_filled(cells, columns)) for cells in (new, old))
+    columns = sorted(question.new.keys() | question.old.keys())
+    ours, theirs = (_matrix(cells) for cells in _both(question))
     ours, theirs = ours[(ours != 0).any(axis=1)], theirs[(theirs != 0).any(axis=1)]
     pool = np.concatenate([ours, theirs])
     rng = np.random.default_rng(SEED)
     total = pool.sum(axis=0)
-    observed = _gap(ours.sum(axis=0)[None], theirs.sum(axis=0)[None], columns, values)
+    observed = _gap(ours.sum(axis=0)[None], theirs.sum(axis=0)[None], columns, question.values)
     counts = dict.fromkeys(observed, 0)
     for n in _blocks(n_trials, len(pool)):
         dealt = rng.permuted(np.tile(np.arange(len(pool)), (n, 1)), axis=1) < len(ours)
         first = dealt.astype(np.float64) @ pool
-        for name, gap in _gap(first, total - first, columns, values).items():
+        for name, gap in _gap(first, total - first, columns, question.values).items():
             counts[name] += _as_large(gap, observed[name][0])
     return {name: (count + 1) / (n_trials + 1) for name, count in counts.items()}
 
