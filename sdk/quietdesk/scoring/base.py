@@ -431,6 +431,10 @@ class Metric(Protocol):
         """
         ...
 
+    def scale_of(self, name: str) -> Scale:
+        """How one of the values is read."""
+        ...
+
     def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
         """Which remarks of all batches still hold when all is summed."""
         ...
@@ -484,6 +488,10 @@ class BaseMetric(ABC):
     def ratios(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str, float]]:
         """None of the values is a ratio."""
         return {}
+
+    def scale_of(self, name: str) -> Scale:
+        """All of them as the metric says."""
+        return self.scale
 
     def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
         """All of them."""
@@ -683,6 +691,10 @@ class Category(BaseMetric):
     def shares(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str]]:
         """Every category's share is one."""
         return {f"{self.name}.{name}": (f"n.{name}", "n") for name in self.categories}
+
+    def scale_of(self, name: str) -> Scale:
+        """The mean level is a number, the rest are shares."""
+        return Scale.NUMBER if self.levels and name == self.name else Scale.SHARE
 
     def badness(self, values: FloatArray) -> FloatArray | None:
         """By the level's place between the first and the last level."""

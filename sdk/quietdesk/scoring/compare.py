@@ -151,9 +151,8 @@ def compare(new: Scores, old: Scores) -> Comparison:
 def _same_inputs(new: Scores, old: Scores) -> BoolArray:
     """Buckets of which both runs have the same conversations."""
     ours, theirs = new.tally, old.tally
-    same = (ours.population > 0) & (ours.population == theirs.population)
-    same &= ours.inputs == theirs.inputs
-    return same
+    same: BoolArray = (ours.population > 0) & (ours.population == theirs.population)
+    return same & (ours.inputs == theirs.inputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -154,6 +154,10 @@ class Labels(BaseMetric):
                 found[f"{head}.f1.{label}"] = f1
         return found
 
+    def scale_of(self, name: str) -> Scale:
+        """Correlations are numbers from -1 to 1, the rest are shares."""
+        return Scale.NUMBER if name.endswith((".mcc", ".kappa")) else Scale.SHARE
+
     def shares(self, columns: Iterable[str]) -> Mapping[str, tuple[str, str]]:
         """Exact matches and accuracy, and each class's recall and precision."""
         found = {self.name: ("right", "n")}
