@@ -25,6 +25,8 @@ from quietdesk.store.memory import MemoryStore
 END = 0
 """The token that ends a reply."""
 SPECIAL = ("<|end|>", "<|im_start|>", "<|im_end|>")
+N_BABBLE = 500
+"""Words that a runner without a script chooses from."""
 
 Script = Sequence[str] | Callable[[str], str]
 """Replies in turn, the last one again and again; or what to say to a prompt's text."""
@@ -65,8 +67,8 @@ class ScriptedRunner:
         self.n_seq, self.n_ctx, self.n_batch, self.can_trim = n_seq, n_ctx, n_batch, can_trim
         self._replies = replies
         self._delay_s, self._prompt_delay_s, self._fails = delay_s, prompt_delay_s, fails
-        self._words: list[str] = list(SPECIAL)
-        self._ids: dict[str, int] = {word: i for i, word in enumerate(SPECIAL)}
+        self._words: list[str] = [*SPECIAL, *(f" w{i}" for i in range(N_BABBLE))]
+        self._ids: dict[str, int] = {word: i for i, word in enumerate(self._words)}
         self._lock = threading.Lock()
         self._abort = threading.Event()
         self._samplers: dict[int, list[int] | None] = {}
@@ -175,8 +177,7 @@ class ScriptedRunner:
             mixed = (mixed * 1_000_003 + token) % 2_147_483_647
         if mixed % 40 == 0:
             return END
-        with self._lock:
-            return self._id(f" w{mixed % 500}")
+        return len(SPECIAL) + mixed % N_BABBLE
 
     def remove(self, seq_id: int, start: int) -> bool:
         """Forget positions from start on."""

@@ -258,11 +258,12 @@ class Engine:
     def _step(self) -> None:
         now = self._clock()
         self._drop_ended(now)
-        while (preempted := self._scheduler.preempt()) is not None:
+        while (swap := self._scheduler.preempt(now)) is not None:
             self._counts["preemptions"] += 1
-            self._leave_slot(preempted)
-            self._admit(now, one=True)
-        self._admit(now)
+            self._leave_slot(swap.victim)
+            self._start(self._scheduler.admit(swap.successor), now)
+        while (admission := self._scheduler.next_admission(now)) is not None:
+            self._start(admission, now)
         batch = self._scheduler.batch()
         if not batch.segments:
             return
@@ -303,14 +304,12 @@ class Engine:
 
     # Slots.
 
-    def _admit(self, now: float, *, one: bool = False) -> None:
-        while (admission := self._scheduler.next_admission(now)) is not None:
-            try:
-                self._place(admission, now)
-            except Exception as error:
-                self._finish(admission.sequence, FinishReason.FAILED, _as_engine_error(error))
-            if one:
-                return
+    def _start(self, admission: Admission | None, now: float) -> None:
+        assert admission is not None, "a slot was free"
+        try:
+            self._place(admission, now)
+        except Exception as error:
+            self._finish(admission.sequence, FinishReason.FAILED, _as_engine_error(error))
 
     def _place(self, admission: Admission, now: float) -> None:
         """Give the sequence its slot, with as much of its prompt as is there already."""

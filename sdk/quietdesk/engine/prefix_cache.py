@@ -74,7 +74,7 @@ class PrefixCache:
             parked_bytes: Memory for parked states.
         """
         self.slots = [Slot(i) for i in range(n_slots)]
-        self._can_trim = can_trim
+        self.can_trim = can_trim
         self._limit = parked_bytes
         self._parked: OrderedDict[int, Parked] = OrderedDict()
         self.parked_bytes = 0
@@ -142,7 +142,7 @@ class PrefixCache:
 
     def _reach(self, content: Tokens, prompt: Tokens) -> int:
         shared = min(common_prefix(content, prompt), len(prompt) - 1)
-        if not self._can_trim and shared < len(content):
+        if not self.can_trim and shared < len(content):
             return 0
         return shared
 

@@ -35,6 +35,14 @@ class Admission:
     placement: Placement
 
 
+@dataclass(frozen=True, slots=True)
+class Preemption:
+    """A running request that makes room for a waiting one."""
+
+    victim: Sequence
+    successor: Sequence
+
+
 class Scheduler:
     """Waiting and running sequences."""
 
@@ -73,21 +81,23 @@ class Scheduler:
         if sequence in self.running:
             self.running.remove(sequence)
 
-    def preempt(self) -> Sequence | None:
-        """The running sequence that has to make room for a waiting one, moved back to waiting.
+    def preempt(self, now: float) -> Preemption | None:
+        """Somebody running who has to make room, and the waiting one of higher priority for whom.
 
-        None unless every slot is busy and somebody of a higher priority waits. Its slot is the
-        caller's to release.
+        None unless every slot is busy. The victim waits from now on; its slot is the caller's to
+        release, and then `admit` gives the other one a slot. Each swap puts a higher priority in
+        the place of a lower one, so that there is an end of them.
         """
         if not self.waiting or not self.running or self._cache.free_slots():
             return None
         victim = min(self.running, key=lambda sequence: (sequence.priority, -sequence.id))
-        if max(sequence.priority for sequence in self.waiting) <= victim.priority:
-            return None
-        self.running.remove(victim)
-        victim.state = State.WAITING
-        self.waiting.append(victim)
-        return victim
+        for sequence in sorted(self.waiting, key=lambda sequence: self._rank(sequence, now)):
+            if sequence.priority > victim.priority and not self._being_read(sequence):
+                self.running.remove(victim)
+                victim.state = State.WAITING
+                self.waiting.append(victim)
+                return Preemption(victim, sequence)
+        return None
 
     def next_admission(self, now: float) -> Admission | None:
         """The next request to be given a slot; None when nobody can be.
@@ -98,24 +108,29 @@ class Scheduler:
         if not self.waiting or not self._cache.free_slots():
             return None
         for sequence in sorted(self.waiting, key=lambda sequence: self._rank(sequence, now)):
-            tokens = np.array(sequence.tokens, np.int32)
-            if self._being_read(tokens):
-                continue
-            placement = self._cache.place(tokens)
-            if placement is None:
-                return None
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
-            sequence.state = State.RUNNING
-            sequence.slot = placement.slot
-            return Admission(sequence, placement)
+            if not self._being_read(sequence):
+                return self.admit(sequence)
         return None
+
+    def admit(self, sequence: Sequence) -> Admission | None:
+        """Give a waiting request a slot; None while every slot is busy."""
+        placement = self._cache.place(np.array(sequence.tokens, np.int32))
+        if placement is None:
+            return None
+        self.waiting.remove(sequence)
+        self.running.append(sequence)
+        sequence.state = State.RUNNING
+        sequence.slot = placement.slot
+        return Admission(sequence, placement)
 
     def _rank(self, sequence: Sequence, now: float) -> tuple[float, int]:
         waited = now - sequence.submitted_at
         return (-(sequence.priority + waited / self._aging_s), sequence.id)
 
-    def _being_read(self, tokens: Tokens) -> bool:
+    def _being_read(self, sequence: Sequence) -> bool:
+        if not self._cache.can_trim:
+            return False  # Its memory could not be made to hold just what is shared.
+        tokens: Tokens = np.array(sequence.tokens, np.int32)
         available: int | None = None
         for other in self.running:
             if other.n_computed >= other.n_prompt:
