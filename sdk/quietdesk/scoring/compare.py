@@ -151,8 +151,14 @@ def compare(new: Scores, old: Scores) -> Comparison:
 def _same_inputs(new: Scores, old: Scores) -> BoolArray:
     """Buckets of which both runs have the same conversations."""
     ours, theirs = new.tally, old.tally
-    same: BoolArray = (ours.population > 0) & (ours.population == theirs.population)
-    return same & (ours.inputs == theirs.inputs)
+    same: BoolArray = np.logical_and.reduce(
+        [
+            ours.population > 0,
+            ours.population == theirs.population,
+            ours.inputs == theirs.inputs,
+        ]
+    )
+    return same
 
 
 @dataclass(frozen=True, slots=True)

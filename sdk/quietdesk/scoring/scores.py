@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from quietdesk.columns import to_batch
 from quietdesk.errors import UnknownNameError, UsageError
-from quietdesk.scoring.base import Estimate, IntArray, Metric, State, is_bucketed
+from quietdesk.scoring.base import Estimate, IntArray, Metric, Scale, State, is_bucketed
 from quietdesk.scoring.catalogue import find_metrics
 from quietdesk.scoring.scorer import Remarks, Scorer, Tally
 from quietdesk.scoring.statistics import (
@@ -85,7 +85,8 @@ def estimates_of(metric: Metric, state: State, *, named: bool) -> list[Estimate]
         elif name in ratios:
             over, under, factor = ratios[name]
             low, high = ratio_interval(cells.get(over, nothing), cells.get(under, nothing))
-            interval = Interval(max(low * factor, 0.0), high * factor)
+            top = 1.0 if metric.scale_of(name) is Scale.SHARE else math.inf
+            interval = Interval(max(low * factor, 0.0), min(high * factor, top))
             method = "bootstrap of t, clustered"
         elif segment is not None and apart:
             mean, half = segment
