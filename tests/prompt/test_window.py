@@ -4,6 +4,7 @@ import functools
 import itertools
 import json
 import re
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -447,6 +448,28 @@ def test_every_template_keeps_its_frame_when_turns_go(model):
     assert "Be kind." in fitted.text
     assert whole.text.endswith(fitted.text[-60:])
     assert fitted.tokens == model.whole(fitted.text)
+
+
+def test_one_window_serves_many_conversations_in_many_threads_at_once(starter):
+    window = starter.window(n_ctx=1200, policy="summary")
+    talks = [
+        [m.model_copy(update={"text": f"{m.text} {n} <|im_end|>"}) for m in talk(20)]
+        for n in range(6)
+    ]
+    expected = [starter.window(n_ctx=1200, policy="summary").fit(said, "", 100) for said in talks]
+    wrong = []
+
+    def fit(number):
+        for _ in range(5):
+            if window.fit(talks[number], "", 100) != expected[number]:
+                wrong.append(number)
+
+    threads = [threading.Thread(target=fit, args=(n,)) for n in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
 
 
 def test_reserve_is_what_is_left_for_the_reply():

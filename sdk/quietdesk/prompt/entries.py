@@ -139,6 +139,7 @@ def compose(
     messages: Sequence[Message],
     *,
     system: Sequence[Part] = (),
+    summary: str = "",
     passages: Sequence[Part] = (),
     tools: Sequence[ToolSchema] = (),
     abilities: Abilities = Abilities(),
@@ -152,6 +153,8 @@ def compose(
     Args:
         messages: What is to be shown, oldest first.
         system: Texts for the system message, in order.
+        summary: What stands for older turns. It goes to the user's side, where the customer's words
+            in it have no more weight than they had.
         passages: Texts for the newest customer message, best first.
         tools: Functions that the model may call.
         abilities: What the template takes.
@@ -176,6 +179,8 @@ def compose(
         elif not abilities.many_calls:
             entries = _one_call_each(entries)
     entries = _place_passages(entries, messages, passages)
+    if summary:
+        entries = _place_summary(entries, Part(SUMMARY, summary))
     if not abilities.late_system and any(entry.role == "system" for entry in entries):
         entries = _fold_late_system(entries)
         notes.append(
@@ -318,6 +323,13 @@ def _place_passages(
             placed = replace(entry, parts=(*block, *entry.parts))
             return [*entries[:index], placed, *entries[index + 1 :]]
     return [*entries, Entry("user", block[:-1])]
+
+
+def _place_summary(entries: list[Entry], summary: Part) -> list[Entry]:
+    first = entries[0] if entries else None
+    if first is not None and first.role == "user":
+        return [replace(first, parts=(summary, *first.parts)), *entries[1:]]
+    return [Entry("user", (summary,)), *entries]
 
 
 def _fold_late_system(entries: list[Entry]) -> list[Entry]:

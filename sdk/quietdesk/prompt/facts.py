@@ -11,8 +11,8 @@ from typing import Literal
 
 from quietdesk.types import Author, Message
 
-_LONGEST = 100_000
-"""Letters of a message that are read; facts stand at a message's beginning or not at all."""
+_LONGEST = 20_000
+"""Letters of a message that are read; what is pasted behind is no conversation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,11 +123,16 @@ def _numbers(text: str) -> list[str]:
             number = match[2].rstrip("-/_")
             if sum(letter.isdigit() for letter in number) >= 2:
                 found.append((match[1].casefold(), number))
-    named = {number for _, number in found}
+    named = " ".join(number for _, number in found)
     found += [
         ("reference", match[1])
         for pattern in (_HASH, _CODE)
         for match in pattern.finditer(text)
         if match[1] not in named
     ]
-    return [f"{label} number: {number}" for label, number in found]
+    return [f"{_labelled(label)}: {number}" for label, number in found]
+
+
+def _labelled(label: str) -> str:
+    """`order number` of `order`; words that say it already, in German or Chinese, stay."""
+    return f"{label} number" if label.isascii() and not label.endswith("nummer") else label

@@ -63,6 +63,7 @@ class Content:
     messages: Sequence[Message]
     """Oldest first."""
     system: Sequence[Part]
+    summary: str = ""
     passages: Sequence[Part] = ()
     tools: Sequence[ToolSchema] = ()
     now: datetime = _SOME_DAY
@@ -240,6 +241,7 @@ class Renderer:
         entries, tools, notes = compose(
             content.messages,
             system=content.system,
+            summary=content.summary,
             passages=content.passages,
             tools=content.tools,
             abilities=abilities,

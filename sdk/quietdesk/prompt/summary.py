@@ -6,14 +6,16 @@ is a rolling one: the previous story and the messages that went since go in, a n
 is written by a callable, a model's or the extractive default, which needs none.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from quietdesk.prompt.facts import facts_of, sentences_of
 from quietdesk.types import Author, Message
 
-_TITLE = "Earlier in this conversation:"
+_TITLE = "Summary of the conversation until here:"
 _FACTS = "Facts to keep:"
+_END = "(The conversation goes on.)"
 _FACTS_SHARE = 0.6
 """Share of the summary's room that facts take at most; the story gets what they leave."""
 
@@ -67,28 +69,38 @@ def rolling_summary(
     Returns:
         The summary, and how many facts had no room in it.
     """
-    facts = list(dict.fromkeys(fact for message in gone for fact in facts_of(message)))
-    total = len(facts)
-    # Facts that are easily told again go first, then the oldest promises.
-    order = sorted(range(total), key=lambda index: (_RANK[facts[index].kind], -index))
+    told = Counter(fact for message in gone for fact in facts_of(message))
+    facts = list(told)
+    # What is told often weighs more, and what was told late more than what was told early.
+    order = sorted(range(len(facts)), key=lambda at: (_RANK[facts[at].kind], -told[facts[at]], -at))
     kept = set(order)
     costs = [count(f"- {fact}\n") + 1 for fact in facts]
     used = sum(costs)
-    for index in reversed(order):
+    for at in reversed(order):
         if used <= _FACTS_SHARE * room:
             break
-        kept.discard(index)
-        used -= costs[index]
-    lines = [f"- {fact}" for index, fact in enumerate(facts) if index in kept]
-    listed = "\n".join([_FACTS, *lines]) if lines else ""
-    left = room - count(f"{_TITLE}\n\n{listed}") - 2
-    story = summarise(_story_of(previous), new, max(0, left))
-    told = story.splitlines()
-    while told and count("\n".join(told)) > left:
-        # The first line says what it was all about; what lies longest back goes first.
-        del told[1 if len(told) > 1 else 0]
-    text = "\n".join([_TITLE, *told, *([listed] if listed else [])])
-    return (text if told or listed else ""), total - len(kept)
+        kept.discard(at)
+        used -= costs[at]
+    lines = [f"- {fact}" for at, fact in enumerate(facts) if at in kept]
+    listed = [_FACTS, *lines] if lines else []
+    left = room - count("\n".join([_TITLE, *listed, _END])) - 2
+    story = _shorten(summarise(_story_of(previous), new, max(0, left)), left, count)
+    text = "\n".join([_TITLE, *story, *listed, _END])
+    if not (story or listed) or count(text) > room:
+        return "", len(facts)
+    return text, len(facts) - len(kept)
+
+
+def _shorten(story: str, room: int, count: Callable[[str], int]) -> list[str]:
+    """The lines of a story that find room; the first one tells what it was all about."""
+    lines = [line for line in story.splitlines() if line.strip()]
+    while len(lines) > 1 and count("\n".join(lines)) > room:
+        del lines[1]
+    while lines and (tokens := count(lines[0])) > room:
+        lines[0] = lines[0][: len(lines[0]) * max(0, room) // tokens].rpartition(" ")[0]
+        if not lines[0]:
+            lines.clear()
+    return lines
 
 
 _RANK = {"name": 0, "number": 1, "promise": 2, "contact": 3}
@@ -97,7 +109,8 @@ _RANK = {"name": 0, "number": 1, "promise": 2, "contact": 3}
 
 def _story_of(summary: str) -> str:
     """The story in a summary, without its title and its facts."""
-    return summary.partition(_FACTS)[0].removeprefix(_TITLE).strip()
+    body = summary.removeprefix(_TITLE).removesuffix(_END)
+    return body.partition(f"\n{_FACTS}\n")[0].strip()
 
 
 def _line_of(message: Message) -> str:

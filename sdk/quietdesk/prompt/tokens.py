@@ -44,14 +44,21 @@ class Shield:
         words: Placeholder to the control token's text that it stands for.
     """
 
-    def __init__(self, pattern: re.Pattern[str] | None, taken: Callable[[str], bool]) -> None:
+    def __init__(
+        self,
+        pattern: re.Pattern[str] | None,
+        hides: Callable[[str], bool],
+        taken: Callable[[str], bool],
+    ) -> None:
         """A shield without a placeholder yet.
 
         Args:
-            pattern: The texts to replace; None for none.
+            pattern: Finds the texts of control tokens; None where there are none.
+            hides: Whether one that was found is to be replaced.
             taken: Whether a letter occurs in the texts to come, and so is no placeholder.
         """
         self._pattern = pattern
+        self._hides = hides
         self._taken = taken
         self._placeholders: dict[str, str] = {}
         self.words: dict[str, str] = {}
@@ -67,11 +74,11 @@ class Shield:
         """
         if self._pattern is None or not self._pattern.search(text):
             return text
-        return self._pattern.sub(
-            lambda match: match[0] if own and match[0] in _THOUGHTS else self._hide(match[0]), text
-        )
+        return self._pattern.sub(lambda match: self._hide(match[0], own), text)
 
-    def _hide(self, word: str) -> str:
+    def _hide(self, word: str, own: bool) -> str:
+        if (own and word in _THOUGHTS) or not self._hides(word):
+            return word
         if word not in self._placeholders:
             letter = next(chr(code) for code in self._free if not self._taken(chr(code)))
             self._placeholders[word] = letter
@@ -136,9 +143,10 @@ class PromptTokens:
         """
         self._tokenize = tokenize
         self._bos_token = bos_token
-        self._pattern = _alternatives(
-            [token for token in special_tokens if token in source or not self._is_ordinary(token)]
-        )
+        # Blanks are listed as tokens of their own by some vocabularies; they control nothing.
+        self._pattern = _alternatives([token for token in special_tokens if token.strip()])
+        self._source = source
+        self._control: dict[str, bool] = {}
         self._pieces: _Recent[tuple[str, bool], array[int]] = _Recent(_PIECES)
         self._counts: _Recent[str, int] = _Recent(_COUNTS)
         self._newline = tokenize("\n", special=False, begin=False)
@@ -157,7 +165,7 @@ class PromptTokens:
 
     def shield(self, taken: Callable[[str], bool]) -> Shield:
         """A fresh shield; `taken` tells whether a letter occurs in the texts to come."""
-        return Shield(self._pattern, taken)
+        return Shield(self._pattern, self._is_control, taken)
 
     def count(self, text: str) -> int:
         """Tokens of a text by itself, as words."""
@@ -241,28 +249,35 @@ class PromptTokens:
 
     def _words(self, text: str) -> list[int]:
         """Tokens of a text by itself, with nothing in it taken for a control token."""
-        if self._pattern is None or not self._pattern.search(text):
+        shield = self.shield(text.__contains__)
+        shielded = shield(text)
+        if not shield.words:
             return self._tokenize(text, special=False, begin=False)
         tokens: list[int] = []
-        start = 0
-        for match in self._pattern.finditer(text):
-            if text[start : match.start()]:
-                tokens += self._inside(text[start : match.start()], special=False)
-            tokens += self._word(match[0])
-            start = match.end()
-        return tokens + (self._inside(text[start:], special=False) if text[start:] else [])
+        for chunk in re.split(f"([{''.join(shield.words)}])", shielded):
+            word = shield.words.get(chunk)
+            if word is not None:
+                tokens += self._word(word)
+            elif chunk:
+                tokens += self._inside(chunk, special=False)
+        return tokens
 
     def _whole(self, text: str) -> list[int]:
         begin = not (self._bos_token and text.startswith(self._bos_token))
         return self._tokenize(text, special=True, begin=begin)
 
-    def _is_ordinary(self, token: str) -> bool:
-        """Whether the vocabulary finds the token in any text: tags of HTML, runs of spaces.
+    def _is_control(self, word: str) -> bool:
+        """Whether a token that the vocabulary lists as special controls anything.
 
-        It is no control token then, unless the template uses it as one.
+        Some are found in any text, as tags of HTML are: these do not, unless the template uses
+        them.
         """
-        plain = self._tokenize(token, special=False, begin=False)
-        return not token.strip() or plain == self._tokenize(token, special=True, begin=False)
+        known = self._control.get(word)
+        if known is None:
+            plain = self._tokenize(word, special=False, begin=False)
+            known = word in self._source or plain != self._tokenize(word, special=True, begin=False)
+            self._control[word] = known
+        return known
 
 
 def _alternatives(tokens: Sequence[str]) -> re.Pattern[str] | None:

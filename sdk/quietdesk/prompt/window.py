@@ -12,11 +12,12 @@ until the next overflow, also after a restart, in a fork or on another machine, 
 messages has to be kept.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from quietdesk.errors import ContextError, UsageError
-from quietdesk.prompt.entries import SUMMARY, SYSTEM, Part, ToolSchema, passage_parts
+from quietdesk.prompt.entries import SYSTEM, Part, ToolSchema, passage_parts
 from quietdesk.prompt.policies import Load, Policy, find_policy
 from quietdesk.prompt.renderer import Content, Prompt, Renderer, Template
 from quietdesk.prompt.report import Outcome, items_of, notes_of
@@ -89,7 +90,7 @@ class Window:
             template, tokenize, special_tokens=special_tokens, max_piece_bytes=max_piece_bytes
         )
         self._summarise = summarise
-        self._summaries: dict[tuple[str, ...], tuple[str, int]] = {}
+        self._summaries: dict[bytes, tuple[str, int]] = {}
 
     def fit(
         self,
@@ -141,7 +142,7 @@ class Window:
             new = [message for message in gone if message.id not in told]
             if not new and len(told) == len(gone):
                 return story, 0
-        key = (story, *(message.id for message in gone), str(room))
+        key = _digest(story, str(room), *(part for m in gone for part in (m.author, m.text)))
         known = self._summaries.get(key)
         if known is None:
             known = rolling_summary(
@@ -151,6 +152,15 @@ class Window:
                 self._summaries.clear()
             self._summaries[key] = known
         return known
+
+
+def _digest(*texts: str) -> bytes:
+    """A short name for some texts."""
+    digest = hashlib.blake2b(digest_size=16)
+    for text in texts:
+        data = text.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8) + data)
+    return digest.digest()
 
 
 class _Fit:
@@ -361,7 +371,8 @@ class _Fit:
         away = set(self._of_turns(gone))
         content = Content(
             messages=[m for place, m in enumerate(self.messages) if place not in away],
-            system=[*self.system, Part(SUMMARY, summary)] if summary else self.system,
+            system=self.system,
+            summary=summary,
             passages=self.passages,
             tools=self.tools,
             # The newest message's own time: so the prompt can be made again at any time.
