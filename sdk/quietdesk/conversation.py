@@ -200,7 +200,7 @@ class Conversation:
             author=Author.BOT,
             text="",
             created_at=datetime.now(UTC),
-            parent_id=None if said else history[-1].id,
+            parent_id=(said or history)[-1].id,
             model=parts.engine.model.name,
             context=fitted.report,
         )
