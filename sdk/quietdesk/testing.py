@@ -79,6 +79,7 @@ class ScriptedRunner:
         self.batches: list[Batch] = []
         """Every batch that was evaluated."""
         self.closed = False
+        self.evaluated_s = 0.0
         self.info = ModelInfo(
             name="scripted",
             architecture="scripted",

@@ -27,6 +27,7 @@ app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
+app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
 
 

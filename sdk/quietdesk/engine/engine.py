@@ -10,8 +10,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
 from collections.abc import Sequence as Seq
+from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
@@ -80,7 +80,6 @@ class Engine:
         """Ids of the sequences whose prompt is being read in the decode under way."""
         self._next_id = 0
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
-        self._decode_s = 0.0
         self._busy_s = 0.0
         opened: Future[Runner] = Future()
         self._thread = threading.Thread(
@@ -176,7 +175,7 @@ class Engine:
             "n_slots": self._runner.n_seq,
             "parked_states": self._cache.parked_count,
             "parked_bytes": self._cache.parked_bytes,
-            "decode_s": self._decode_s,
+            "decode_s": self._runner.evaluated_s,
             "busy_s": self._busy_s,
         }
         return EngineMetrics(**values)  # type: ignore[arg-type]
@@ -287,11 +286,9 @@ class Engine:
         self._deliver(batch, by_slot, sampled)
 
     def _decode(self, batch: Batch) -> list[list[int]]:
-        started = time.perf_counter()
         try:
             return self._runner.decode(batch)
         finally:
-            self._decode_s += time.perf_counter() - started
             self._counts["steps"] += 1
             self._counts["evaluated_tokens"] += batch.n_rows
 

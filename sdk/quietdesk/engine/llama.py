@@ -7,6 +7,7 @@ run of neighbouring sequence numbers in one pass, and starts another pass at eve
 
 import ctypes
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
@@ -21,6 +22,7 @@ from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import DevicePlan, ModelShape
 from quietdesk.engine.runner import AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
+from quietdesk.engine.threads import ThreadGovernor
 from quietdesk.errors import DecodeError, ModelFileError
 from quietdesk_models.errors import BadFileError
 from quietdesk_models.gguf import Header, read_model
@@ -113,6 +115,8 @@ class LlamaRunner:
         _Log.capture()
         llama_cpp.llama_backend_init()
         self.n_seq, self.n_ctx, self.n_batch = plan.n_seq, plan.n_ctx, plan.n_batch
+        self._governor = ThreadGovernor(plan.n_threads)
+        self.evaluated_s = 0.0
         self._ctx: Any = None
         self._model = self._load_model(path, plan, on_progress)
         try:
@@ -312,9 +316,11 @@ class LlamaRunner:
         for i in order:
             at = self._write(segments[i], at)
         self._batch.n_tokens = at
+        wall, cpu = time.perf_counter(), time.thread_time()
         try:
             code = llama_cpp.llama_decode(self._ctx, self._batch)
         finally:
+            self._govern(time.perf_counter() - wall, time.thread_time() - cpu)
             stopped, self._stop_flag[0] = self._stop_flag[0] != b"\0", b"\0"
         if code == 2 or (code and stopped):
             raise AbortedError
@@ -322,6 +328,13 @@ class LlamaRunner:
             meaning = {1: "no room in the KV cache", -1: "an invalid batch"}
             raise DecodeError(f"llama_decode returned {code}: {meaning.get(code, _Log.reason())}.")
         return self._sample(segments, order)
+
+    def _govern(self, wall_s: float, cpu_s: float) -> None:
+        before = self._governor.n_threads
+        n = self._governor.add(wall_s, cpu_s)
+        if n != before:
+            llama_cpp.llama_set_n_threads(self._ctx, n, n)
+        self.evaluated_s += wall_s
 
     def _write(self, segment: Segment, at: int) -> int:
         n = len(segment.tokens)

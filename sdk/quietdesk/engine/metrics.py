@@ -30,7 +30,7 @@ class EngineMetrics:
     """Drafted tokens that sampling agreed with."""
     steps: int
     decode_s: float
-    """Spent in the runner's decode."""
+    """Spent in the model's evaluation itself: llama_decode."""
     busy_s: float
     """Spent in steps, decode included."""
 

@@ -53,6 +53,8 @@ class Runner(Protocol):
     """Tokens that each sequence can hold."""
     n_batch: int
     """Rows that one batch can have."""
+    evaluated_s: float
+    """Seconds spent in evaluation itself so far; the rest of `decode` is overhead."""
     can_trim: bool
     """Whether `remove` can drop only a part of a sequence; recurrent memories cannot."""
 
