@@ -22,7 +22,8 @@
     │   └── LogRecordError         strict reading met a record that it had to reject
     └── StoreError                 the database cannot be used
         ├── StoreVersionError      it was made by a newer version
-        └── StoreWriteError        read-only, a full disk, locked for too long
+        ├── StoreWriteError        read-only, a full disk, locked for too long
+        └── StoreUnreachableError  the database's server does not answer
 
 A message says what was wrong, the value, and what to do. Fields carry the facts.
 """
@@ -235,3 +236,7 @@ class StoreVersionError(StoreError):
 
 class StoreWriteError(StoreError):
     """The database refused a write: read-only, a full disk, locked for too long."""
+
+
+class StoreUnreachableError(StoreError):
+    """The database's server does not answer, or knows no such database or user."""

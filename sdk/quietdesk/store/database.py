@@ -1,5 +1,6 @@
 """Database: one SQLite file or PostgreSQL database, opened at our schema, its errors in words."""
 
+import logging
 import os
 import shlex
 import sqlite3
@@ -24,7 +25,13 @@ from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
-from quietdesk.errors import StoreError, StoreVersionError, StoreWriteError, UsageError
+from quietdesk.errors import (
+    StoreError,
+    StoreUnreachableError,
+    StoreVersionError,
+    StoreWriteError,
+    UsageError,
+)
 from quietdesk.store import schema
 from quietdesk.store.index import SearchIndex
 
@@ -60,7 +67,11 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Connection]:
-        """A transaction that sees one state of the database and writes nothing."""
+        """A transaction that sees one state of the database and writes nothing.
+
+        Raises:
+            StoreUnreachableError: the connection was lost; nothing tries again here.
+        """
         try:
             with self.engine.begin() as connection:
                 yield connection
@@ -74,24 +85,27 @@ class Database:
             work: Does the writing; its second argument says that an earlier run may already have
                 been committed.
             durable: Whether it must survive a power cut, and not only the end of this process.
+
+        Raises:
+            StoreWriteError: the database refuses to be written.
+            StoreUnreachableError: the server did not come back.
         """
         if self.readonly:
             raise StoreWriteError(
                 f"The database {self.name} is read-only here: {_why_readonly(self.path)} "
                 "Conversations can be read; to write, make it writable or name another database."
             )
-        deadline = time.monotonic() + RECONNECT_S
-        pause_s, again = 0.05, False
+        engine = self._durable if durable else self._quick
+
+        def once(again: bool) -> T:
+            try:
+                with engine.begin() as connection:
+                    return work(connection, again)
+            except REFUSALS as error:
+                raise in_words(error, self.name, self.path) from error
+
         with self._writing:
-            while True:
-                try:
-                    with (self._durable if durable else self._quick).begin() as connection:
-                        return work(connection, again)
-                except REFUSALS as error:
-                    if not _worth_repeating(error) or time.monotonic() + pause_s > deadline:
-                        raise in_words(error, self.name, self.path) from error
-                time.sleep(pause_s)
-                pause_s, again = min(2 * pause_s, 1.0), True
+            return repeated(once)
 
     def scrub(self) -> None:
         """Leave nothing of what was deleted in the file.
@@ -172,6 +186,25 @@ class Database:
         self.engine.dispose()
 
 
+def repeated(once: Callable[[bool], T], patience_s: float = RECONNECT_S) -> T:
+    """Do something until the server does not get lost in it, for a few seconds.
+
+    Args:
+        once: What to do; told whether it was tried before.
+        patience_s: How long to go on trying.
+    """
+    deadline = time.monotonic() + patience_s
+    pause_s, again = 0.02, False
+    while True:
+        try:
+            return once(again)
+        except StoreUnreachableError:
+            if time.monotonic() + pause_s > deadline:
+                raise
+        time.sleep(pause_s)
+        pause_s, again = min(2 * pause_s, 1.0), True
+
+
 def open_database(database: str) -> Database:
     """Open a database at the current schema; make or upgrade it first if need be.
 
@@ -211,8 +244,13 @@ def revision(connection: Connection) -> str | None:
 
 def _prepare(database: Database) -> None:
     """Make the schema the current one, once, whoever else opens the database now."""
-    with database.read() as connection:
-        found = revision(connection)
+
+    def look(again: bool) -> str | None:
+        with database.read() as connection:
+            return revision(connection)
+
+    # A connection may be lost at any time, but a server that is not there is not waited for.
+    found = repeated(look, patience_s=0.5)
     if found == schema.HEAD:
         return
     if found is not None and found not in schema.OLDER:
@@ -385,6 +423,9 @@ def _open_postgres(url: URL) -> Database:
             f"The database {name} needs psycopg. Install it: pip install 'quietdesk[postgres]'."
         ) from error
     event.listen(engine, "connect", _greet_postgres)
+    for talker in ("psycopg", "sqlalchemy.pool"):
+        # They log lost connections, which are met here, and Python prints what nobody handles.
+        logging.getLogger(talker).addHandler(logging.NullHandler())
     return Database(engine, name, None, readonly=False)
 
 
@@ -393,25 +434,13 @@ def _greet_postgres(connection: Any, record: object) -> None:
     connection.commit()
 
 
-def _worth_repeating(error: Exception) -> bool:
-    if not isinstance(error, DBAPIError) or isinstance(error.orig, sqlite3.Error):
-        return False
-    state = getattr(error.orig, "sqlstate", None) or ""
-    return (
-        error.connection_invalidated
-        or state in {"40001", "40P01"}  # serialization failure, deadlock
-        or state[:2] == "08"
-        or state[:3] == "57P"  # shut down, crashed, not yet up
-        or (not state and type(error.orig).__name__ == "OperationalError")  # no connection at all
-    )
-
-
 def in_words(error: Exception, name: str, path: Path | None) -> StoreError:
     """What a database's error means to whoever reads it."""
     cause = error.orig if isinstance(error, DBAPIError) else error
     if path is not None:
         return _sqlite_in_words(cause, name, path)
-    return _postgres_in_words(cause, name)
+    lost = isinstance(error, DBAPIError) and error.connection_invalidated
+    return _postgres_in_words(cause, name, lost)
 
 
 def _sqlite_in_words(cause: BaseException | None, name: str, path: Path) -> StoreError:
@@ -461,7 +490,7 @@ def _why_readonly(path: Path | None) -> str:
     return "SQLite says it is read-only."
 
 
-def _postgres_in_words(cause: BaseException | None, name: str) -> StoreError:
+def _postgres_in_words(cause: BaseException | None, name: str, lost: bool) -> StoreError:
     state = getattr(cause, "sqlstate", None) or ""
     said = str(cause).strip().split("\n")[0].rstrip(".")
     if state == "55P03":
@@ -472,19 +501,23 @@ def _postgres_in_words(cause: BaseException | None, name: str) -> StoreError:
         return StoreWriteError(
             f"The database {name} is read-only ({said}). Name the primary server."
         )
-    if state[:2] == "53":
+    if state[:2] == "53" and state != "53300":
         return StoreWriteError(f"The database {name} has no room left ({said}).")
     if state == "42501":
         return StoreError(
             f"The database {name} refuses permission ({said}). Its owner can allow it: "
             f"CREATE SCHEMA {schema.POSTGRES_SCHEMA} AUTHORIZATION your_user;"
         )
-    if not state or state[:2] in {"08", "28", "3D", "57"}:
-        return StoreError(
+    if lost or state in _PASSING or state[:3] in {"", "57P"} or state[:2] in {"08", "28", "3D"}:
+        return StoreUnreachableError(
             f"The database {name} cannot be reached ({said}). Look at the server, the address, the "
             "name and the password."
         )
     return StoreError(f"The database {name} reported: {said}.")
+
+
+_PASSING = frozenset({"40001", "40P01", "53300"})
+"""Conflicts with other transactions, deadlocks, and too many connections: it helps to try again."""
 
 
 def describe(database: Database) -> dict[str, str | int]:

@@ -5,12 +5,13 @@ PostgreSQL locks the conversation's row. Every write is safe to repeat, because 
 does not tell whether the commit arrived.
 """
 
+import functools
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -38,7 +39,7 @@ from sqlalchemy.exc import IntegrityError
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
 from quietdesk.store.base import Store
-from quietdesk.store.database import Database, describe, open_database
+from quietdesk.store.database import Database, describe, open_database, repeated
 from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, this_process
 from quietdesk.store.memory import MemoryStore
@@ -60,6 +61,7 @@ from quietdesk.types import (
 )
 
 _T = TypeVar("_T")
+_P = ParamSpec("_P")
 _CHUNK = 500
 """Values in one IN list; SQLite of old takes 999."""
 
@@ -112,6 +114,16 @@ class _Found:
     finish_reason: str | None
 
 
+def _repeatable(method: Callable[_P, _T]) -> Callable[_P, _T]:
+    """A method that only reads, and so can be run again when the server was lost meanwhile."""
+
+    @functools.wraps(method)
+    def reading(*args: _P.args, **kwargs: _P.kwargs) -> _T:
+        return repeated(lambda again: method(*args, **kwargs))
+
+    return reading
+
+
 class SqlStore:
     """Keeps conversations in an SQLite file or a PostgreSQL database.
 
@@ -154,6 +166,7 @@ class SqlStore:
 
         self._write(work)
 
+    @_repeatable
     def conversation(self, conversation_id: str) -> ConversationInfo:
         """One conversation, by its id or by a beginning of it that fits only one."""
         with self._read() as connection:
@@ -174,6 +187,7 @@ class SqlStore:
                     raise tree.unknown_conversation(conversation_id, ids, several=True)
             raise self._unknown(connection, conversation_id, deleted=row is not None)
 
+    @_repeatable
     def conversations(
         self,
         query: str = "",
@@ -270,6 +284,7 @@ class SqlStore:
 
     # Messages
 
+    @_repeatable
     def messages(
         self, conversation_id: str, leaf_id: str | None = None, *, reports: bool = True
     ) -> list[Message]:
@@ -290,6 +305,7 @@ class SqlStore:
             way.reverse()
             return self._messages(connection, way, rows, reports)
 
+    @_repeatable
     def tree(self, conversation_id: str) -> list[Message]:
         """Every message of every branch, in the order of writing."""
         with self._read() as connection:
@@ -541,6 +557,7 @@ class SqlStore:
         self._write(work)
         return len(pairs)
 
+    @_repeatable
     def export_customer(self, customer: str) -> dict[str, Any]:
         """Everything that is kept about a customer, deleted conversations too, as plain JSON."""
         with self._read() as connection:
@@ -582,6 +599,7 @@ class SqlStore:
         self._check_open()
         self.database.backup(path)
 
+    @_repeatable
     def integrity_check(self) -> list[str]:
         """What is wrong with the database, in words; empty if nothing is."""
         problems = self.database.integrity_check()
@@ -618,6 +636,7 @@ class SqlStore:
                 problems.append(f"Reply {row.id!r} is finished and still open.")
         return problems
 
+    @_repeatable
     def status(self) -> dict[str, str | int]:
         """What there is: the database, its schema and size, conversations, messages."""
         self._check_open()
@@ -840,9 +859,12 @@ class SqlStore:
     def _repair(self) -> None:
         """Mark the replies of dead writers as interrupted."""
         opened = select(open_reply, self._clock.label("now"))
-        with self._read() as connection:
-            dead = [row for row in connection.execute(opened) if not _alive(row, row.now)]
-        if not dead:
+
+        def look(again: bool) -> bool:
+            with self._read() as connection:
+                return any(not _alive(row, row.now) for row in connection.execute(opened))
+
+        if not repeated(look):
             return
 
         def work(connection: Connection, again: bool) -> None:
