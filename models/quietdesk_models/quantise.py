@@ -75,8 +75,8 @@ RECIPES: Mapping[str, Recipe] = {
     )
 }
 """Types that `--type` takes. `Q4_0_ALL` has its embeddings in Q4_0 too."""
-CANDIDATES = ("Q8_0", "IQ4_NL", "Q4_0")
-"""What is tried when no type was named: types that llama.cpp has fast prompt kernels for."""
+BENCHED = ("Q8_0", "IQ4_NL", "Q4_0")
+"""Types that llama.cpp has fast prompt kernels for: what a comparison shows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,7 +157,7 @@ def ready(source: Path, places: Places | None = None) -> Choice | None:
 def choose(
     source: Path,
     places: Places | None = None,
-    candidates: Sequence[str] = CANDIDATES,
+    candidates: Sequence[str] | None = None,
     on_progress: Progress | None = None,
     *,
     n_threads: int = 0,
@@ -170,7 +170,7 @@ def choose(
     Args:
         source: The model's file, in one part.
         places: The folders; the usual ones if None.
-        candidates: Names of `RECIPES`.
+        candidates: Names of `RECIPES`; if None those of `candidates_for`.
         on_progress: Called from this thread.
         n_threads: Of the child; 0: the cores that this process may use.
         niceness: Of the child; 0 for numbers that shall be compared.
@@ -182,6 +182,7 @@ def choose(
     header = read_model(source)
     folder = _folder(header, places or Places.of())
     report = on_progress or _ignore
+    candidates = candidates_for(header) if candidates is None else candidates
     with _alone(folder):
         if (before := _ready(header, folder)) is not None:
             return before
@@ -241,7 +242,7 @@ def make(
 
 def bench(
     source: Path,
-    recipes: Sequence[str] = CANDIDATES,
+    recipes: Sequence[str] = BENCHED,
     on_progress: Progress | None = None,
     *,
     places: Places | None = None,
@@ -266,6 +267,15 @@ def bench(
         finally:
             shutil.rmtree(folder, ignore_errors=True)
     return rows
+
+
+def candidates_for(header: Header) -> tuple[str, ...]:
+    """What is worth trying for a file when no type was named.
+
+    A file that was rounded to a few bits already loses about as much by a second rounding as by the
+    first one (see `TOLERANCE`), on any machine: only more bits can help it, with faster kernels.
+    """
+    return BENCHED if header.quantisation in {"F32", "F16", "BF16"} else ("Q8_0",)
 
 
 def decide(rows: Sequence[Measured]) -> tuple[str, str]:

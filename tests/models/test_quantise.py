@@ -241,6 +241,13 @@ def test_what_llama_cpp_refuses_is_told_with_its_reason(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_second_rounding_to_few_bits_is_not_tried_unasked(
+    starter_path: Path, tiny_models: dict[str, Path]
+) -> None:
+    assert quantise.candidates_for(read_model(starter_path)) == ("Q8_0",)
+    assert quantise.candidates_for(read_model(tiny_models["llama"])) == quantise.BENCHED
+
+
 def test_a_worker_that_dies_is_told(
     tiny_models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -193,7 +193,7 @@ def bench(
     """
     with _translated():
         source = _source(name)
-        chosen = tuple(types or quantise.CANDIDATES)
+        chosen = tuple(types or quantise.BENCHED)
         _check_types(chosen)
         with _bar(not as_json) as advance:
             measured = quantise.bench(
