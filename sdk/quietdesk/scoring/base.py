@@ -435,6 +435,10 @@ class Metric(Protocol):
         """How one of the values is read."""
         ...
 
+    def better_of(self, name: str) -> Better:
+        """Which way is good for one of the values."""
+        ...
+
     def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
         """Which remarks of all batches still hold when all is summed."""
         ...
@@ -492,6 +496,10 @@ class BaseMetric(ABC):
     def scale_of(self, name: str) -> Scale:
         """All of them as the metric says."""
         return self.scale
+
+    def better_of(self, name: str) -> Better:
+        """For all of them as the metric says."""
+        return self.better
 
     def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
         """All of them."""
@@ -695,6 +703,10 @@ class Category(BaseMetric):
     def scale_of(self, name: str) -> Scale:
         """The mean level is a number, the rest are shares."""
         return Scale.NUMBER if self.levels and name == self.name else Scale.SHARE
+
+    def better_of(self, name: str) -> Better:
+        """Of a single category, neither: a subclass knows which are good."""
+        return self.better if name == self.name else Better.NEITHER
 
     def badness(self, values: FloatArray) -> FloatArray | None:
         """By the level's place between the first and the last level."""

@@ -23,10 +23,12 @@ from quietdesk.scoring.base import (
     Metric,
     State,
 )
-from quietdesk.scoring.scores import Scores, bucketed
+from quietdesk.scoring.labels import Labels
+from quietdesk.scoring.scores import CALENDAR, Scores, bucketed
 from quietdesk.scoring.statistics import (
     FEWEST_CLUSTERS,
     LEVEL,
+    N_TRIALS,
     NO_INTERVAL,
     Difference,
     Interval,
@@ -106,6 +108,23 @@ class Comparison:
         """The changes of the whole."""
         return tuple(change for change in self.changes if not change.new.slice_field)
 
+    @property
+    def telling(self) -> tuple[Change, ...]:
+        """What a reader wants: all main values of the whole; of the rest, what differs.
+
+        Of labels, the rest is macro F1 and MCC: their many values say the same in other words.
+        """
+        return tuple(change for change in self.changes if self._tells(change))
+
+    def _tells(self, change: Change) -> bool:
+        if change.main and not change.new.slice_field:
+            return True
+        if change.verdict in {Verdict.SAME, Verdict.TOO_FEW}:
+            return False
+        labels = isinstance(self.new.metrics[change.new.metric], Labels)
+        told = not labels or change.name.endswith((".f1_macro", ".mcc"))
+        return change.main or (told and not change.new.slice_field)
+
 
 def compare(new: Scores, old: Scores) -> Comparison:
     """Compare two runs of the same metrics.
@@ -144,6 +163,9 @@ def compare(new: Scores, old: Scores) -> Comparison:
         empty = (new.tally.population == 0) & (old.tally.population == 0)
         parts = np.all((same | empty).reshape(-1, N_SLICE_BUCKETS), axis=0)
     for key in sorted(new.tally.parts.keys() & old.tally.parts.keys()):
+        if key[0] in CALENDAR:
+            # Weeks are the course of one run; between two runs they are no slice in common.
+            continue
         changes += _changes(metrics, new, old, parts, *key)
     return Comparison(new, old, tuple(_adjusted(changes)), paired, n_left_out, tuple(notes))
 
@@ -253,20 +275,24 @@ def _changes_of(pair: _Pair, p_values: Mapping[str, float], *, paired: bool) -> 
     for name in shared:
         found = differences.get(name, _NOTHING)
         effect, effect_name = _effect(pair, name)
+        p = p_values.get(name, found.p)
+        if p <= 1 / N_TRIALS and not math.isnan(found.p):
+            # No toss gave as much. How rare it is beyond that, the bootstrap says.
+            p = min(p, found.p)
         changes.append(
             Change(
                 new=ours[name],
                 old=theirs[name],
                 difference=found.value,
                 interval=found.interval,
-                p=p_values.get(name, math.nan) if paired else found.p,
+                p=p,
                 p_adjusted=math.nan,
                 test=f"paired: {_PAIRED}" if paired else f"two samples: {_TWO_SAMPLES}",
                 effect=effect,
                 effect_name=effect_name,
                 detectable=smallest_detectable(found.interval),
                 n_clusters=pair.n_clusters,
-                better=metric.better,
+                better=metric.better_of(name),
                 verdict=Verdict.TOO_FEW,
                 main=name == main,
             )

@@ -11,7 +11,6 @@ from quietdesk.scoring.base import Estimate, Metric, Scale
 from quietdesk.scoring.compare import Change, Comparison, Verdict
 from quietdesk.scoring.labels import Labels, confusion_of, names_in
 from quietdesk.scoring.report import (
-    CALENDAR,
     MOST_REMARKS,
     Line,
     apart,
@@ -23,11 +22,13 @@ from quietdesk.scoring.report import (
     not_measured,
     shown,
     shown_interval,
+    shown_p,
     signed,
+    signed_interval,
     sizes_of,
     worst_of,
 )
-from quietdesk.scoring.scores import Scores
+from quietdesk.scoring.scores import CALENDAR, Scores
 from quietdesk.scoring.statistics import FEWEST_CLUSTERS
 
 MOST_WORST = 30
@@ -336,15 +337,10 @@ def _comparison(comparison: Comparison) -> dict[str, Any]:
     how = f"{new.n_conversations:,} and {old.n_conversations:,} conversations, compared {kind}."
     if comparison.n_left_out:
         how += f" {comparison.n_left_out:,} have no partner and are left out of the differences."
-    shown_ = [
-        change
-        for change in comparison.changes
-        if change.main or change.verdict in {Verdict.BETTER, Verdict.WORSE, Verdict.CHANGED}
-    ]
     return {
         "old": comparison.old.source or "the other run",
         "how": " ".join([how, *comparison.notes]),
-        "rows": [_change(comparison.new, change) for change in shown_],
+        "rows": [_change(comparison.new, change) for change in comparison.telling],
     }
 
 
@@ -357,12 +353,10 @@ def _change(scores: Scores, change: Change) -> dict[str, Any]:
     if change.new.slice_field:
         title += f" [{change.new.slice_field}: {change.new.slice_value or 'unknown'}]"
     low, high = change.interval
-    interval = "–" if math.isnan(low) else f"{signed(low, scale)} to {signed(high, scale)}"
+    interval = signed_interval(change, scale)
     reach = max(
         (abs(end) for end in (change.difference, low, high) if not math.isnan(end)), default=0.0
     )
-    p = change.p_adjusted if change.main else change.p
-    said = "–" if math.isnan(p) else f"{p:.4f}" if change.main else f"({p:.4f})"
     return {
         "main": change.main,
         "name": title,
@@ -371,10 +365,9 @@ def _change(scores: Scores, change: Change) -> dict[str, Any]:
         "change": signed(change.difference, scale),
         "interval": interval,
         "chart": charts.difference(change.difference, low, high, reach, f"{title}: {interval}"),
-        "p": said,
-        "effect": "–"
-        if math.isnan(change.effect)
-        else f"{change.effect:+.2f} {change.effect_name}",
+        "p": shown_p(change),
+        "effect": "–" if math.isnan(change.effect) else f"{change.effect:+.2f}",
+        "effect_name": change.effect_name,
         "detectable": "–" if math.isnan(change.detectable) else shown(change.detectable, scale),
         "verdict": change.verdict,
         "tone": _TONES.get(change.verdict, ""),

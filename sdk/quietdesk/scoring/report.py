@@ -32,11 +32,9 @@ from quietdesk.scoring.base import (
 )
 from quietdesk.scoring.compare import Change, Comparison, Verdict
 from quietdesk.scoring.labels import Labels
-from quietdesk.scoring.scores import Scores
+from quietdesk.scoring.scores import CALENDAR, Scores
 from quietdesk.scoring.statistics import FEWEST_CLUSTERS
 
-CALENDAR = ("week", "month", "day")
-"""Slices that are a course of time, shown as a trend."""
 MOST_SLICES = 12
 """Values of a field that a terminal shows, the largest first."""
 MOST_WORST = 5
@@ -450,7 +448,7 @@ def _notes(scores: Scores) -> list[RenderableType]:
 
 
 def comparison_table(comparison: Comparison) -> RenderableType:
-    """The changes for a terminal: main values, and what differs among the others."""
+    """The changes for a terminal."""
     kind = "in pairs, over the same inputs" if comparison.paired else "as two samples"
     new, old = comparison.new.tally, comparison.old.tally
     head = Text()
@@ -462,25 +460,43 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     )
     if comparison.n_left_out:
         head.append(f"; {comparison.n_left_out:,} have no partner and are left out")
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
-    table.add_column("metric", no_wrap=True)
-    for name in ("old", "new", "change", "95 % interval", "p (Holm)", "effect", "detectable"):
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column("metric", overflow="fold")
+    for name in ("old", "new", "change", "95 % interval", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
-    for change in comparison.changes:
-        if change.main or change.verdict in {Verdict.BETTER, Verdict.WORSE, Verdict.CHANGED}:
-            table.add_row(*_change_row(comparison, change))
+    for change in comparison.telling:
+        table.add_row(*_change_row(comparison, change))
     notes = [Text(note, style="dim") for note in comparison.notes]
-    return Group(head, table, *notes)
+    return Group(head, table, *_detectable(comparison), *notes)
+
+
+def _detectable(comparison: Comparison) -> list[Text]:
+    """What the values without a difference could have hidden."""
+    parts = [
+        f"{change.name} {shown(change.detectable, _scale_of(comparison, change))}"
+        for change in comparison.whole
+        if change.main and change.verdict is Verdict.SAME and change.detectable > 0
+    ]
+    if not parts:
+        return []
+    return [
+        Text(
+            "A true change of this size would have shown four times in five: ", style="dim"
+        ).append(", ".join(parts) + ".")
+    ]
+
+
+def _scale_of(comparison: Comparison, change: Change) -> Scale:
+    return comparison.new.metrics[change.new.metric].scale_of(change.name)
 
 
 _STYLES = {Verdict.BETTER: "green", Verdict.WORSE: "red", Verdict.CHANGED: "yellow"}
 
 
 def _change_row(comparison: Comparison, change: Change) -> list[Text | str]:
-    scale = comparison.new.metrics[change.new.metric].scale_of(change.name)
+    scale = _scale_of(comparison, change)
     where = f" [{change.new.slice_field}={change.new.slice_value or 'unknown'}]"
-    p = change.p_adjusted if change.main else change.p
     return [
         Text(
             change.name + (where if change.new.slice_field else ""),
@@ -489,14 +505,29 @@ def _change_row(comparison: Comparison, change: Change) -> list[Text | str]:
         shown(change.old.value, scale),
         shown(change.new.value, scale),
         signed(change.difference, scale),
-        "–"
-        if math.isnan(change.interval.low)
-        else f"{signed(change.interval.low, scale)} to {signed(change.interval.high, scale)}",
-        "–" if math.isnan(p) else f"{p:.4f}" if change.main else f"({p:.4f})",
-        "–" if math.isnan(change.effect) else f"{change.effect:+.2f}",
-        "–" if math.isnan(change.detectable) else shown(change.detectable, scale),
+        signed_interval(change, scale),
+        shown_p(change),
         Text(change.verdict, style=_STYLES.get(change.verdict, "dim")),
     ]
+
+
+def shown_p(change: Change) -> str:
+    """A change's p-value for a reader; in brackets where it is not adjusted."""
+    p = change.p_adjusted if change.main else change.p
+    if math.isnan(p):
+        return "–"
+    said = "<0.0001" if p < 0.0001 else f"{p:.4f}"
+    return said if change.main else f"({said})"
+
+
+def signed_interval(change: Change, scale: Scale) -> str:
+    """The ends of a difference's interval for a reader."""
+    if math.isnan(change.interval.low):
+        return "–"
+    low, high = (signed(end, scale) for end in change.interval)
+    if scale is Scale.SHARE:
+        low = low.rpartition(" ")[0]
+    return f"{low} to {high}"
 
 
 def signed(value: float, scale: Scale) -> str:

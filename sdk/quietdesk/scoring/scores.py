@@ -29,6 +29,8 @@ from quietdesk.scoring.statistics import (
 from quietdesk.types import Transcript
 
 FORMAT = "quietdesk scores 1"
+CALENDAR = ("week", "month", "day")
+"""Slices that are a course of time."""
 BATCH = 2048
 """Conversations made into columns at a time."""
 

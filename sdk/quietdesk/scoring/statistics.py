@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -31,6 +31,7 @@ LEVEL = 0.95
 Z = NormalDist().inv_cdf(0.5 + LEVEL / 2)
 POWER = 0.8
 """Of the smallest detectable change: how often a change of that size would be found."""
+FEWEST_IN_TAIL = 5
 FEWEST_CLUSTERS = 10
 """Fewer customers than this tell nothing about others; an interval is given, and is a guess."""
 
@@ -245,16 +246,20 @@ def bootstrap_p(replicates: FloatArray, n_clusters: int) -> float:
     """Two-sided p of a difference whose replicates are these.
 
     Below 5 per cent if and only if the interval of `percentile_interval` leaves out 0, but for
-    rounding.
+    rounding. Where fewer than `FEWEST_IN_TAIL` replicates lie beyond 0, their share says no more
+    than that p is small; how small, Student's t says, so that many questions can be asked at once.
     """
     known = replicates[~np.isnan(replicates)]
     if n_clusters < 2 or len(known) < len(replicates) / 2:
         return math.nan
-    below = (np.sum(known < 0) + 0.5 * np.sum(known == 0) + 0.5) / (len(known) + 1)
-    tail = min(below, 1 - below)
+    below = float(np.sum(known < 0) + 0.5 * np.sum(known == 0))
+    in_tail = min(below, len(known) - below)
     # The expansion of the percentiles, undone: the normal quantile is one of Student's t.
-    t = -NormalDist().inv_cdf(tail) * Z / t_quantile(n_clusters - 1)
-    return float(min(2 * NormalDist().cdf(-t), 1.0))
+    z = -NormalDist().inv_cdf((in_tail + 0.5) / (len(known) + 1)) * Z / t_quantile(n_clusters - 1)
+    p = min(2 * NormalDist().cdf(-z), 1.0)
+    if in_tail < FEWEST_IN_TAIL and known.std() > 0:
+        p = min(p, 2 * float(stdtr(n_clusters - 1, -abs(known.mean()) / known.std())))
+    return p
 
 
 class Question(NamedTuple):
