@@ -298,8 +298,11 @@ def _parse(database: str) -> Path | URL:
     if scheme in {"postgresql", "postgres", "postgresql+psycopg"}:
         try:
             return make_url(f"postgresql+psycopg://{rest}")
-        except ArgumentError as error:
-            raise UsageError(f"The database URL cannot be read: {error}.") from None
+        except (ArgumentError, ValueError):  # their words may quote the password
+            raise UsageError(
+                "The database URL cannot be read. It should look like "
+                "postgresql://user:password@host:5432/name, with %-escapes for signs in the words."
+            ) from None
     raise UsageError(
         f"Databases of the kind {scheme!r} are not supported. Give the path of an SQLite file, or "
         "a URL like postgresql://user@host/name."
