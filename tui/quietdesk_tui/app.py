@@ -16,10 +16,10 @@ from pathlib import Path
 from typing import ClassVar
 
 from rich.console import Console
+from rich.text import Text
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
-from textual.content import Content
 from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES, Theme
 from textual.types import CSSPathType
@@ -173,7 +173,7 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         where = f" The details are in {self.log_file}." if self.log_file else ""
         name = type(error).__name__
         self._return_code = 1
-        self.panic(Content(f"quietdesk: The app had to stop: {name}: {error}.{where}"))
+        self.panic(Text(f"quietdesk: The app had to stop: {name}: {error}{where}"))
 
 
 def run(
@@ -204,7 +204,10 @@ def run(
     log_file = _open_log(state_folder())
     session = Session(settings, store_opener=store_opener, engine_opener=engine_opener)
     app = QuietdeskApp(session, Memory(state_folder()), key_map, log_file=log_file)
-    app.run()
+    try:
+        app.run()
+    finally:
+        session.end()
     if session.is_loading and not session.wait_for_loading(LOAD_END_S):
         # Native code that does not return can be ended only with the process. Nothing is lost:
         # the database is closed, and no message was under way without a model.

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-PARAGRAPH_LIMIT = 2000
+PARAGRAPH_LIMIT = 1200
 """Characters after which a paragraph is cut at the next end of a sentence."""
 CODE_LIMIT = 48
 """Lines after which a code block is cut at the next line that is not indented."""

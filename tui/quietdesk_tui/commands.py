@@ -13,6 +13,10 @@ FOUND_AT_MOST = 8
 """Conversations that a search in the palette shows."""
 
 
+NAME_CELLS = 40
+"""Cells for a command's name, before its keys."""
+
+
 class Commands(Provider):
     """Actions with their keys, themes, and conversations in which the words stand."""
 
@@ -57,6 +61,8 @@ class Commands(Provider):
 
 
 def _shown(name: Content, key: str) -> Content:
+    """A command and its keys, the keys in a column of their own."""
     if not key:
         return name
-    return Content.assemble(name, (f"  {key}", "$foreground 60%"))
+    gap = " " * max(NAME_CELLS - name.cell_length, 2)
+    return Content.assemble(name, gap, (key, "$foreground 60%"))

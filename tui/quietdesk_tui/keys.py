@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Literal
@@ -25,120 +25,122 @@ class Action:
     label: str
     """A word or two for the line of keys."""
     title: str
-    """A sentence without its full stop for the command palette and the help."""
+    """What it does, for the command palette and the help."""
     group: str
     place: Place = "screen"
     rank: int = 0
     """Place in the line of keys, the lowest last to go when there is no room; 0: not there."""
+    more: str = ""
+    """What else there is to know, a sentence for the help."""
 
 
-ACTIONS = (
-    Action("send", ("enter",), "Send", "Send the message", "Writing", "composer"),
-    Action(
+def _writing() -> Iterator[Action]:
+    group = "Writing"
+    yield Action("send", ("enter",), "Send", "Send the message", group, "composer")
+    newline = ("shift+enter", "ctrl+j", "alt+enter")
+    yield Action(
         "newline",
-        ("shift+enter", "ctrl+j", "alt+enter"),
+        newline,
         "New line",
-        "Begin a new line in the message",
-        "Writing",
+        "Begin a new line",
+        group,
         "composer",
-    ),
-    Action(
+        more="Few terminals can tell Shift+Enter from Enter; Ctrl+J works in all.",
+    )
+    yield Action(
         "cancel",
         ("escape",),
         "Stop",
-        "Stop the reply and keep what was said; else go back to writing",
-        "Writing",
+        "Stop the reply",
+        group,
         rank=1,
-    ),
-    Action(
+        more="What was said is kept. When nothing is being written: back to the composer.",
+    )
+
+
+def _messages() -> Iterator[Action]:
+    group = "Messages"
+    yield Action(
         "regenerate",
         ("ctrl+r",),
         "Again",
-        "Write the last reply again; the old one is kept beside it",
-        "Messages",
+        "Write the last reply again",
+        group,
         rank=5,
-    ),
-    Action(
+        more="The old one is kept beside it.",
+    )
+    yield Action(
         "copy_reply",
         ("ctrl+y",),
         "Copy",
-        "Copy the last reply, or the selected message",
-        "Messages",
+        "Copy the last reply",
+        group,
         rank=6,
-    ),
-    Action("copy_code", ("alt+y",), "Copy code", "Copy the code in it", "Messages"),
-    Action(
-        "previous_message", ("alt+up",), "Message before", "Select the message before", "Messages"
-    ),
-    Action("next_message", ("alt+down",), "Message after", "Select the message after", "Messages"),
-    Action(
-        "page_up",
-        ("pageup",),
-        "Page up",
-        "Scroll the conversation up by a page",
-        "Messages",
-        "composer",
-    ),
-    Action(
-        "page_down",
-        ("pagedown",),
-        "Page down",
-        "Scroll the conversation down by a page",
-        "Messages",
-        "composer",
-    ),
-    Action("top", ("ctrl+home",), "Top", "Go to the beginning of the conversation", "Messages"),
-    Action("bottom", ("ctrl+end",), "Bottom", "Go to its end, and follow it", "Messages"),
-    Action(
+        more="Or the selected message.",
+    )
+    yield Action("copy_code", ("alt+y",), "Copy code", "Copy the code in it", group)
+    yield Action("previous_message", ("alt+up",), "Before", "Select the message before", group)
+    yield Action("next_message", ("alt+down",), "After", "Select the message after", group)
+    yield Action("page_up", ("pageup",), "Page up", "Scroll up by a page", group, "composer")
+    yield Action(
+        "page_down", ("pagedown",), "Page down", "Scroll down by a page", group, "composer"
+    )
+    yield Action("top", ("ctrl+home",), "Top", "Go to the first message", group)
+    yield Action(
+        "bottom", ("ctrl+end",), "Bottom", "Go to the last message", group, more="And follow it."
+    )
+    yield Action(
         "context",
         ("f3",),
         "Context",
-        "See what the model saw for the reply, what it did not see, and why",
-        "Messages",
+        "Show what the model saw",
+        group,
         rank=7,
-    ),
-    Action("new", ("ctrl+n",), "New", "Begin a new conversation", "Conversations", rank=3),
-    Action(
+        more="And what it did not see, and why.",
+    )
+
+
+def _conversations() -> Iterator[Action]:
+    group = "Conversations"
+    yield Action("new", ("ctrl+n",), "New", "New conversation", group, rank=3)
+    yield Action(
         "search",
         ("ctrl+f",),
         "Search",
-        "Search in everything that was said",
-        "Conversations",
+        "Search in all conversations",
+        group,
         rank=4,
-    ),
-    Action("list", ("ctrl+l",), "List", "Show or hide the conversations", "Conversations", rank=8),
-    Action(
-        "previous_conversation", ("f6",), "One up", "Open the conversation above", "Conversations"
-    ),
-    Action(
-        "next_conversation", ("f7",), "One down", "Open the conversation below", "Conversations"
-    ),
-    Action(
-        "rename", ("f2",), "Rename", "Give the conversation another title", "Conversations", rank=9
-    ),
-    Action(
-        "delete",
-        ("f8",),
-        "Delete",
-        "Delete the conversation; it can be undone",
-        "Conversations",
-        rank=10,
-    ),
-    Action("undo", ("ctrl+z",), "Undo", "Bring the deleted conversation back", "Conversations"),
-    Action("retry", ("f5",), "Try again", "Load the model again after it failed", "App"),
-    Action("theme", ("ctrl+t",), "Theme", "Change between dark and light", "App"),
-    Action("help", ("f1",), "Help", "Show this help", "App", "app", rank=2),
-    Action("palette", ("ctrl+p",), "Commands", "Find a command by its name", "App", "app", rank=2),
-    Action(
+        more="In titles and in everything that was said.",
+    )
+    yield Action("list", ("ctrl+l",), "List", "Show or hide the list", group, rank=8)
+    yield Action("previous_conversation", ("f6",), "Up", "Open the conversation above", group)
+    yield Action("next_conversation", ("f7",), "Down", "Open the conversation below", group)
+    yield Action("rename", ("f2",), "Rename", "Rename the conversation", group, rank=9)
+    yield Action("delete", ("f8",), "Delete", "Delete the conversation", group, rank=10)
+    yield Action("undo", ("ctrl+z",), "Undo", "Bring the deleted conversation back", group)
+
+
+def _app() -> Iterator[Action]:
+    group = "App"
+    yield Action("retry", ("f5",), "Try again", "Load the model again after it failed", group)
+    yield Action("theme", ("ctrl+t",), "Theme", "Change between dark and light", group)
+    yield Action("help", ("f1",), "Help", "Show all keys", group, "app", rank=2)
+    yield Action("palette", ("ctrl+p",), "Commands", "Find a command", group, "app", rank=2)
+    yield Action(
         "interrupt",
         ("ctrl+c",),
         "Copy or quit",
-        "Copy what is selected with the mouse; quit if nothing is",
-        "App",
+        "Copy what is selected with the mouse",
+        group,
         "app",
-    ),
-    Action("quit", ("ctrl+q",), "Quit", "Quit; everything is kept", "App", "app", rank=11),
-)
+        more="Quit if nothing is.",
+    )
+    yield Action(
+        "quit", ("ctrl+q",), "Quit", "Quit", group, "app", rank=11, more="Everything is kept."
+    )
+
+
+ACTIONS = (*_writing(), *_messages(), *_conversations(), *_app())
 
 _MODIFIERS = {"ctrl": "Ctrl", "shift": "Shift", "alt": "Alt", "super": "Super", "meta": "Meta"}
 _NAMED = {

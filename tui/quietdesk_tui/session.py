@@ -74,6 +74,8 @@ class Turn:
     """When, on the session's clock."""
     stage: Stage = Stage.WAITING
     reply: Reply | None = None
+    """Its context and usage are known once it has begun."""
+    has_begun: bool = False
     cancelled: bool = False
     parts: list[str] = field(default_factory=list)
 
@@ -241,6 +243,9 @@ class Session:
     async def _load(self, store: Store) -> Assistant:
         """Load in a thread that nothing waits for when the app is quit meanwhile."""
         result: Future[Assistant] = Future()
+
+        # Running, it cannot be cancelled by a waiter that goes away.
+        result.set_running_or_notify_cancel()
 
         def work() -> None:
             try:
@@ -437,6 +442,7 @@ class Session:
         except BaseException:
             turn.reply = None
             raise
+        turn.has_begun = True
         if self.current_id == conversation.id:
             self.info = await self._aside(lambda: conversation.info)
 
@@ -490,7 +496,7 @@ class Session:
     def figures(self) -> Figures | None:
         """What the reply under way costs so far, or what the last one cost; None: no reply."""
         turn = self.turn
-        if turn is not None and turn.reply is not None and turn.stage is not Stage.WAITING:
+        if turn is not None and turn.reply is not None and turn.has_begun:
             report = turn.reply.context
             usage = turn.reply.usage
             if not usage.prompt_tokens:
@@ -506,8 +512,9 @@ class Session:
     async def context(self, message_id: str = "") -> tuple[ContextReport, list[Message]] | None:
         """What the model saw for a reply, the last one if no id; and the messages around it."""
         turn = self.turn
-        if turn is not None and turn.reply is not None and message_id in {"", turn.reply.id}:
-            return turn.reply.context, self.messages
+        reply = turn.reply if turn is not None and turn.has_begun else None
+        if reply is not None and message_id in {"", reply.id}:
+            return reply.context, self.messages
         if self.info is None:
             return None
         store, conversation_id = self._require_store(), self.info.id
@@ -534,6 +541,16 @@ class Session:
             await self._aside(assistant.close)
         elif store is not None:
             await self._aside(store.close)
+
+    def end(self) -> None:
+        """Close what is still open after the app stopped otherwise than by `close`."""
+        was_closed, self.phase = self.phase is Phase.CLOSED, Phase.CLOSED
+        if was_closed:
+            return
+        if self._assistant is not None:
+            self._assistant.close()
+        elif self._store is not None:
+            self._store.close()
 
     @property
     def is_loading(self) -> bool:

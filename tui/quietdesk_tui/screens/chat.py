@@ -36,7 +36,7 @@ from quietdesk_tui.widgets.composer import Composer
 from quietdesk_tui.widgets.conversations import ConversationList
 from quietdesk_tui.widgets.notice import Notice
 from quietdesk_tui.widgets.status import KeyLine, Status, StatusLine
-from quietdesk_tui.widgets.transcript import SPINNER, Entry, Transcript
+from quietdesk_tui.widgets.transcript import SPINNER, Entry, Transcript, column
 from quietdesk_tui.widgets.welcome import Welcome
 
 SMALLEST = (40, 10)
@@ -91,8 +91,9 @@ class ChatScreen(Screen[None]):
                 yield Static(id="title")
                 yield Transcript(id="transcript")
                 yield Welcome(self.key_map, self.session.model_name, id="welcome")
-                yield Notice(id="notice")
-                yield Composer(self.memory.history, id="composer")
+                with Vertical(id="writing"):
+                    yield Notice(id="notice")
+                    yield Composer(self.memory.history, self.key_map, id="composer")
         yield StatusLine(id="status")
         yield KeyLine(id="keys")
         yield Static(id="too-small")
@@ -255,16 +256,19 @@ class ChatScreen(Screen[None]):
 
     def _show_frame(self) -> None:
         """Title, or the welcome text where there is nothing."""
-        info = self.session.info
-        title = info.title if info is not None and info.title else "New conversation"
-        width = max(self.query_one("#title").size.width - 4, 1)
-        self.query_one("#title", Static).update(
-            Content(" ".join(title.split())).truncate(width, ellipsis=True)
-        )
+        self._show_title()
         is_empty = not self._transcript.entries
         self.query_one("#welcome").display = is_empty
         self._transcript.display = not is_empty
         self._tick()
+
+    def _show_title(self) -> None:
+        info = self.session.info
+        title = info.title if info is not None and info.title else "New conversation"
+        width = max(self.query_one("#title").size.width, 1)
+        self.query_one("#title", Static).update(
+            Content(" ".join(title.split())).truncate(width, ellipsis=True)
+        )
 
     def _entries(self, said: list[Message]) -> list[Entry]:
         entries: list[Entry] = []
@@ -315,7 +319,9 @@ class ChatScreen(Screen[None]):
         def what(elapsed: float) -> str:
             if turn.stage is Stage.WAITING:
                 return "Waiting for the model"
-            tokens = turn.reply.context.prompt_tokens if turn.reply is not None else 0
+            if turn.reply is None or not turn.has_begun:
+                return "Preparing the prompt"
+            tokens = turn.reply.context.prompt_tokens
             return f"Reading {words.count(tokens, 'token')}  {elapsed:.1f} s"
 
         self._transcript.spin(what, self.session.clock() - turn.started)
@@ -447,6 +453,7 @@ class ChatScreen(Screen[None]):
         self.memory.state.list_shown = shown
         self._save_soon()
         self._list.display = shown
+        self.call_after_refresh(self._align)
 
     def action_previous_conversation(self) -> None:
         """Open the conversation above."""
@@ -584,6 +591,14 @@ class ChatScreen(Screen[None]):
     def action_bottom(self) -> None:
         """To its end."""
         self._transcript.action_scroll_end()
+
+    def _align(self) -> None:
+        """Have title and composer stand where the text of the transcript stands."""
+        width = self.query_one("#main").size.width
+        left, text = column(width - 1)
+        for part in ("#title", "#writing"):
+            self.query_one(part).styles.padding = (0, width - left - text, 0, left)
+        self.call_after_refresh(self._show_title)
 
     @on(messages.ScrollWanted)
     def _scroll(self, event: messages.ScrollWanted) -> None:
@@ -746,6 +761,7 @@ class ChatScreen(Screen[None]):
         self.set_class(too_small, "-too-small")
         self.set_class(width >= 140, "-wide")
         self.set_class(height < 18, "-low")
+        self.set_class(height >= 32, "-tall")
         if too_small:
             self.query_one("#too-small", Static).update(
                 f"{width}×{height} is too small.\nMake it {SMALLEST[0]}×{SMALLEST[1]} or more."
@@ -753,7 +769,7 @@ class ChatScreen(Screen[None]):
         by_hand = self.memory.state.list_shown
         shown = width >= LIST_FROM if by_hand is None else by_hand
         self._list.display = shown and width >= 60
-        self.call_after_refresh(self._show_frame)
+        self.call_after_refresh(self._align)
 
     def complain(self, error: Exception, sentence: str = "") -> None:
         """Tell about an error in a toast; the session has written it into the log."""

@@ -1,6 +1,7 @@
 """What the model saw for a reply: the context's parts, what was dropped, and why."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -16,7 +17,10 @@ from quietdesk_tui import words
 from quietdesk_tui.blocks import clean
 from quietdesk_tui.session import Figures
 from quietdesk_tui.widgets.status import meter_parts
-from quietdesk_tui.wrapping import shorten
+from quietdesk_tui.wrapping import break_offsets, shorten
+
+BEGIN_CELLS = 28
+"""Cells of a message's beginning: with the rest of its line it fits 80 columns."""
 
 _LOOKS = {
     ContextOutcome.KEPT: ("●", "$success"),
@@ -59,7 +63,12 @@ class ContextScreen(ModalScreen[None]):
             frame.border_title = " What the model saw "
             frame.border_subtitle = " Esc closes "
             yield Static(self._summary(), id="context-summary")
-            yield Static(self._items(), id="context-items")
+            yield Static(id="context-items")
+
+    def on_resize(self) -> None:
+        """Lay the items out for the width that there is."""
+        items = self.query_one("#context-items", Static)
+        self.call_after_refresh(lambda: items.update(self._items(max(items.size.width, 20))))
 
     def _summary(self) -> Content:
         report = self._report
@@ -89,27 +98,29 @@ class ContextScreen(ModalScreen[None]):
             lines.append(_line("Summary", clean(report.summary)))
         return Content("\n").join(lines)
 
-    def _items(self) -> Content:
+    def _items(self, width: int) -> Content:
         gone = {item.id for item in self._report.evicted}
         items = sorted(self._report.items, key=lambda item: item.id not in gone)
-        return Content("\n").join(self._item(item) for item in items)
+        return Content("\n").join(self._item(item, width) for item in items)
 
-    def _item(self, item: ContextItem) -> Content:
+    def _item(self, item: ContextItem, width: int) -> Content:
         sign, style = _LOOKS[item.outcome]
         message = self._said.get(item.id)
         if message is not None:
             who = words.NAMES[message.author]
-            begin = shorten(" ".join(clean(message.text).split()), 60)
+            begin = shorten(" ".join(clean(message.text).split()), BEGIN_CELLS)
         else:
             who, begin = item.kind.capitalize(), ""
-        reason = f"\n    {clean(item.reason)}" if item.reason else ""
+        reason = clean(item.reason)
+        cuts = [0, *break_offsets(reason, width - 4), len(reason)]
+        why = [f"\n    {reason[cut:end].rstrip()}" for cut, end in pairwise(cuts) if end > cut]
         return Content.assemble(
             (f"{sign} ", style),
             (f"{item.outcome.value:<10} ", style),
             (f"{item.tokens:>6,}  ", "$foreground"),
             (f"{who}  ", "bold"),
             (begin, "$foreground 75%"),
-            (reason, "$foreground 60%"),
+            ("".join(why), "$foreground 60%"),
         )
 
     def action_scroll(self, lines: int) -> None:

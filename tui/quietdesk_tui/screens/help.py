@@ -1,24 +1,25 @@
 """The help: every action with its keys, made from the key map."""
 
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import ClassVar
 
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import VerticalScroll
+from textual.containers import Grid, VerticalScroll
 from textual.content import Content
 from textual.screen import ModalScreen
 from textual.widgets import Static
 
-from quietdesk_tui.keys import ACTIONS, KeyMap
+from quietdesk_tui.keys import ACTIONS, Action, KeyMap
 
 FIXED = (
-    ("↑ ↓", "At the composer's edges: messages that were sent before"),
-    ("Tab, Shift+Tab", "Go between the list, the conversation and the composer"),
-    ("Enter, c, r", "In the conversation: go back to writing, copy, write again"),
-    ("Enter, Del", "In the list: open, delete"),
-    ("Mouse", "Select text, then copy it; click a message to select it"),
+    ("↑ ↓", "Messages that were sent before", "At the composer's first and last line."),
+    ("Tab, Shift+Tab", "Go between list, conversation and composer", ""),
+    ("Enter, c, r", "Back to writing, copy, write again", "In the conversation."),
+    ("Enter, Del", "Open, delete", "In the list."),
+    ("Mouse", "Select text, then copy it; click a message to select it", ""),
 )
 
 
@@ -43,35 +44,33 @@ class HelpScreen(ModalScreen[None]):
         self._config_file = config_file
 
     def compose(self) -> ComposeResult:
-        """One text in a frame."""
+        """One row for each action, in groups."""
         with VerticalScroll(id="help") as frame:
             frame.border_title = " Keys "
             frame.border_subtitle = " Esc closes "
-            yield Static(self._text())
+            for group, actions in groupby(ACTIONS, key=lambda action: action.group):
+                yield Static(group, classes="group")
+                yield from self._rows([_told(self._key_map, action) for action in actions])
+            yield Static("Always", classes="group")
+            yield from self._rows(FIXED)
+            yield Static("Your own keys", classes="group")
+            yield Static(self._own())
 
-    def _text(self) -> Content:
-        width = max(len(self._key_map.names(action.id)) for action in ACTIONS)
-        width = max(width, *(len(key) for key, _ in FIXED)) + 2
-        parts: list[Content] = []
-        for group, actions in groupby(ACTIONS, key=lambda action: action.group):
-            parts.append(Content.styled(f"{group}\n", "bold $primary"))
-            for action in actions:
-                parts.append(_row(self._key_map.names(action.id), action.title, width))
-            parts.append(Content("\n"))
-        parts.append(Content.styled("Always\n", "bold $primary"))
-        parts += [_row(key, title, width) for key, title in FIXED]
-        parts.append(
-            Content.assemble(
-                "\n",
-                ("Your own keys", "bold $primary"),
-                (f" stand in {self._config_file}:\n", "$foreground 70%"),
-                ('  [app.keys]\n  regenerate = "ctrl+g"', "$foreground"),
-                ("\nThe names are: ", "$foreground 70%"),
-                (", ".join(action.id for action in ACTIONS), "$foreground 70%"),
-                (".", "$foreground 70%"),
-            )
+    def _rows(self, rows: Sequence[tuple[str, str, str]]) -> ComposeResult:
+        with Grid(classes="rows"):
+            for key, title, more in rows:
+                yield Static(key, markup=False)
+                yield Static(
+                    Content.assemble(title, (f"  {more}" if more else "", "$foreground 60%"))
+                )
+
+    def _own(self) -> Content:
+        return Content.assemble(
+            (f"They stand in {self._config_file}, by name:\n", "$foreground 70%"),
+            '  [app.keys]\n  regenerate = "ctrl+g"\n',
+            ("Names: ", "$foreground 70%"),
+            (", ".join(action.id for action in ACTIONS), "$foreground 70%"),
         )
-        return Content("").join(parts)
 
     def action_scroll(self, direction: int) -> None:
         """Scroll by a line."""
@@ -82,5 +81,5 @@ class HelpScreen(ModalScreen[None]):
         self.dismiss(result)
 
 
-def _row(key: str, title: str, width: int) -> Content:
-    return Content.assemble((key.ljust(width), "$foreground"), (f"{title}\n", "$foreground 75%"))
+def _told(key_map: KeyMap, action: Action) -> tuple[str, str, str]:
+    return key_map.names(action.id), action.title, action.more

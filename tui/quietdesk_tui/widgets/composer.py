@@ -1,26 +1,23 @@
 """The composer: where a message is written, with a memory of those that were sent."""
 
 from collections.abc import Sequence
-from typing import ClassVar
 
-from textual.binding import BindingType
 from textual.events import Key
 from textual.widgets import TextArea
 
-from quietdesk_tui import keys
+from quietdesk_tui.keys import KeyMap
 from quietdesk_tui.messages import ScrollWanted, Submitted
 
 
 class Composer(TextArea):
     """Grows with its text. Up and Down at its edges go through what was sent before."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [*keys.bindings("composer")]
-
-    def __init__(self, history: Sequence[str], *, id: str | None = None) -> None:
+    def __init__(self, history: Sequence[str], key_map: KeyMap, *, id: str | None = None) -> None:
         """An empty one.
 
         Args:
             history: What was sent before, the oldest first; read, never changed.
+            key_map: The keys in force.
             id: For the style sheet.
         """
         super().__init__(
@@ -32,6 +29,14 @@ class Composer(TextArea):
             compact=True,
         )
         self._history = history
+        self._acts = {
+            key: act
+            for act in ("send", "newline", "page_up", "page_down")
+            for key in key_map.keys(act)
+        }
+        if "shift+enter" in self._acts:
+            # What xterm and tmux send where keys are reported in xterm's own form.
+            self._acts["shift+\r"] = self._acts["shift+enter"]
         self._place: int | None = None
         self._unsent = ""
 
@@ -53,12 +58,14 @@ class Composer(TextArea):
         self.insert("\n")
         self.scroll_cursor_visible()
 
-    def _on_key(self, event: Key) -> None:  # type: ignore[override]
-        # What xterm and tmux send for Shift+Enter where keys are reported in xterm's own form.
-        if event.key == "shift+\r":
+    async def _on_key(self, event: Key) -> None:
+        # Not bindings: those are looked up when a key arrives, and what was typed before it may
+        # not have reached the text yet. Here keys come in the order in which they were typed.
+        # Textual calls the handler of the class above by itself unless it is told not to.
+        if (act := self._acts.get(event.key)) is not None:
             event.stop()
             event.prevent_default()
-            self.action_newline()
+            getattr(self, f"action_{act}")()
 
     def action_cursor_up(self, select: bool = False) -> None:
         """One line up; on the first line the message sent before."""

@@ -10,7 +10,7 @@ from rich.cells import cell_len
 from textual import on
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
+from textual.containers import Horizontal, Vertical
 from textual.content import Content
 from textual.events import Blur, Key, Resize
 from textual.geometry import Offset
@@ -56,7 +56,8 @@ class ConversationList(Vertical):
     def compose(self) -> ComposeResult:
         """Heading, search field, list."""
         yield Label("Quietdesk", id="brand")
-        yield Input(placeholder="Search", id="search", compact=True)
+        with Horizontal(id="search-box"):
+            yield Input(placeholder="Search", id="search", compact=True)
         yield OptionList(id="list", compact=True)
         yield Label("", id="list-note")
         yield TitleInput(id="rename", compact=True)
@@ -144,7 +145,7 @@ class ConversationList(Vertical):
             self._found(Content.styled(title, strong)),
             (gap + when, _QUIET),
             "\n",
-            "▌ " if info.id == self._open_id and mark != "▌ " else "  ",
+            ("▌ " if info.id == self._open_id else "  ", "$primary"),
             self._found(Content.styled(snippet, _QUIET)),
         )
 

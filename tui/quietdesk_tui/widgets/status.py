@@ -124,6 +124,10 @@ class KeyLine(Widget):
     items: reactive[tuple[tuple[str, str, str], ...]] = reactive(())
     """Key, label and action of each, the most useful ones first."""
 
+    def on_mount(self) -> None:
+        """The keys have colours of their own, not those of links."""
+        self.auto_links = False
+
     def render(self) -> Content:
         """The keys in a row."""
         room = self.size.width - 4

@@ -29,11 +29,17 @@ from quietdesk_tui.messages import MessageSelected
 
 MEASURE = 100
 """Cells of the widest line of text: longer lines are hard to read."""
-FRAME_S = 1 / 30
-"""Least time between two frames while a reply streams."""
+FRAME_S = 1 / 25
+"""Least time between two frames while a reply streams: what is drawn is taken from the model."""
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _GUTTER = 2
 _MARGIN = 2
+
+
+def column(width: int) -> tuple[int, int]:
+    """Where gutter and text stand in a view of some width: cells before them, and their own."""
+    text = max(min(width - _GUTTER - 2 * _MARGIN, MEASURE), 2) + _GUTTER
+    return max((width - text) // 2, 0), text
 
 
 class Entry:
@@ -110,13 +116,22 @@ class Entry:
             return self._estimate
         return len(self._head) + self._starts[-1] + len(self._foot)
 
-    def feed(self, text: str) -> None:
-        """More was said."""
+    def feed(self, text: str) -> int:
+        """More was said; the first of its lines that this changed."""
         assert self._document is not None
         self._parts.append(text)
         untouched = self._document.feed(text)
-        if self._width:
-            self._lay_out_body(untouched)
+        if not self._width:
+            return 0
+        before = self._body[untouched] if untouched < len(self._body) else []
+        self._lay_out_body(untouched)
+        same = 0
+        if untouched < len(self._body):
+            # Lines that are as they were stay the same objects: they need not be drawn again.
+            lines = self._body[untouched]
+            same = _common(before, lines)
+            lines[:same] = before[:same]
+        return len(self._head) + self._starts[untouched] + same
 
     def finish(self) -> None:
         """Nothing more will be said."""
@@ -185,6 +200,14 @@ class Entry:
             number = bisect_right(self._starts, row) - 1
             return self._body[number][row - self._starts[number]]
         return self._foot[row - self._starts[-1]]
+
+
+def _common(before: Sequence[Line], after: Sequence[Line]) -> int:
+    """How many lines at the beginning look the same."""
+    for number, (old, new) in enumerate(zip(before, after, strict=False)):
+        if not (old.content.is_same(new.content) and old.fill == new.fill and old.glue == new.glue):
+            return number
+    return min(len(before), len(after))
 
 
 _MARKDOWN = frozenset({"bot", "human", "system", "tool"})
@@ -278,7 +301,8 @@ class Transcript(ScrollView, can_focus=True):
         """The last message goes on; it is drawn with the next frame."""
         self._pending.append(text)
         if self._flush_timer is None:
-            wait = max(self._next_frame - time.perf_counter(), 0.0)
+            # Textual's timers need an interval above 0.
+            wait = max(self._next_frame - time.perf_counter(), 0.001)
             self._flush_timer = self.set_timer(wait, self._flush)
 
     def finish(self, *, note: str = "", note_style: str = ".note") -> None:
@@ -319,7 +343,7 @@ class Transcript(ScrollView, can_focus=True):
             entry.lay_out(self._width)
             entry.lay_out_foot()
         if had:
-            self.refresh_lines(self._tops[-2], entry.height)
+            self.refresh_lines(self._tops[-1] - 1)
         else:
             self._place(len(self._entries) - 1)
 
@@ -342,10 +366,10 @@ class Transcript(ScrollView, can_focus=True):
         self._stop_spinner()
         text = "".join(self._pending)
         self._pending.clear()
-        self._entries[-1].feed(text)
-        self._place(len(self._entries) - 1)
+        row = self._entries[-1].feed(text)
+        self._place(len(self._entries) - 1, dirty_row=row)
         ended = time.perf_counter()
-        # A terminal or a machine too slow for thirty frames gets fewer, and stays responsive.
+        # A machine too slow for that many frames gets fewer, and stays responsive.
         self._next_frame = ended + max(FRAME_S - (ended - started), 3 * (ended - started))
 
     # Where it is
@@ -353,25 +377,35 @@ class Transcript(ScrollView, can_focus=True):
     @property
     def _width(self) -> int:
         """Cells of a line of text."""
-        return max(min(self.size.width - _GUTTER - 2 * _MARGIN, MEASURE), 2)
+        return column(self.scrollable_content_region.width)[1] - _GUTTER
 
     @property
     def _left(self) -> int:
         """Cells on the left of the gutter."""
-        spare = self.size.width - _GUTTER - self._width
-        return max(spare // 2, 0)
+        return column(self.scrollable_content_region.width)[0]
 
-    def _place(self, first: int) -> None:
-        """Entries from one on have changed: find where all stand, and keep the reader's place."""
+    def _place(self, first: int, *, dirty_row: int = 0) -> None:
+        """Entries from one on have changed: find where all stand, and keep the reader's place.
+
+        Args:
+            first: The first one that changed.
+            dirty_row: Its first line that changed.
+        """
         del self._tops[first + 1 :]
         heights = (entry.height for entry in self._entries[first:])
         self._tops[first:] = accumulate(heights, initial=self._tops[first])
-        self._settle_view()
+        self._settle_view(self._tops[first] + dirty_row)
 
-    def _settle_view(self) -> None:
-        """Lay out what is in view, until that changes no height any more."""
+    def _settle_view(self, dirty_from: int = 0) -> None:
+        """Lay out what is in view, until that changes no height any more.
+
+        Args:
+            dirty_from: The first line that has to be drawn again if nothing moves.
+        """
         if not self.size:
             return
+        before = self.scroll_offset.y
+        moved = False
         while True:
             self._resize_content()
             top = self.max_scroll_y if self._follows else self.scroll_offset.y
@@ -384,6 +418,7 @@ class Transcript(ScrollView, can_focus=True):
                     changed = number
             if changed is None:
                 break
+            moved = True
             edge = self._tops[first + 1]
             heights = (entry.height for entry in self._entries[changed:])
             self._tops[changed:] = accumulate(heights, initial=self._tops[changed])
@@ -393,7 +428,11 @@ class Transcript(ScrollView, can_focus=True):
                 self._move_to(max(self._tops[first + 1] - (edge - top), self._tops[first]))
         if self._follows:
             self._move_to(self.max_scroll_y)
-        self.refresh()
+        if moved or self.scroll_offset.y != before:
+            self.refresh()
+        else:
+            start = max(dirty_from, self.scroll_offset.y)
+            self.refresh_lines(start, self.scroll_offset.y + self.size.height - start)
 
     def _visible(self, top: int) -> tuple[int, int]:
         """The entries that show when the view begins at a line: first, and one after the last."""
@@ -405,9 +444,16 @@ class Transcript(ScrollView, can_focus=True):
 
     def _resize_content(self) -> None:
         # One empty line below the last message.
-        height = self._tops[-1] + bool(self._entries)
+        size = Size(self.size.width, self._tops[-1] + bool(self._entries))
+        if size == self.virtual_size:
+            return
         self._moving = True
-        self.virtual_size = Size(self.size.width, height)
+        if self.show_vertical_scrollbar and size.height > self.size.height:
+            # Only the scrollbar has to know: laying out the screen for each line would be slow.
+            self.set_reactive(Transcript.virtual_size, size)
+            self.vertical_scrollbar.window_virtual_size = size.height
+        else:
+            self.virtual_size = size
         self._moving = False
 
     def _move_to(self, y: float) -> None:
