@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import ask, chat, doctor, models, options, sessions
+from quietdesk.cli import ask, chat, compare, doctor, gate, models, options, score, sessions
 from quietdesk.errors import QuietdeskError, UsageError
 from quietdesk_models.errors import ModelsError
 
@@ -29,6 +29,9 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
 app.add_typer(models.app, name="models")
 app.command("doctor")(doctor.doctor)
+app.command("score")(score.score)
+app.command("compare")(compare.compare)
+app.command("gate")(gate.gate)
 
 
 def _show_version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 
@@ -89,6 +90,33 @@ class Change:
         """The value's name."""
         return self.new.name
 
+    def to_json(self) -> dict[str, Any]:
+        """The change as JSON; null for a number that there is none of."""
+        return {
+            "metric": self.new.metric,
+            "name": self.name,
+            "slice_field": self.new.slice_field,
+            "slice_value": self.new.slice_value,
+            "old": or_null(self.old.value),
+            "new": or_null(self.new.value),
+            "difference": or_null(self.difference),
+            "low": or_null(self.interval.low),
+            "high": or_null(self.interval.high),
+            "p": or_null(self.p),
+            "p_adjusted": or_null(self.p_adjusted),
+            "test": self.test,
+            "effect": or_null(self.effect),
+            "effect_name": self.effect_name,
+            "detectable": or_null(self.detectable),
+            "clusters": self.n_clusters,
+            "verdict": str(self.verdict),
+        }
+
+
+def or_null(value: float) -> float | None:
+    """The number, or None for JSON where it is NaN."""
+    return None if math.isnan(value) else value
+
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
@@ -115,6 +143,19 @@ class Comparison:
         Of labels, the rest is macro F1 and MCC: their many values say the same in other words.
         """
         return tuple(change for change in self.changes if self._tells(change))
+
+    def to_json(self) -> dict[str, Any]:
+        """All changes as JSON."""
+        return {
+            "format": "quietdesk comparison 1",
+            "new": self.new.source,
+            "old": self.old.source,
+            "conversations": [self.new.tally.n_conversations, self.old.tally.n_conversations],
+            "paired": self.paired,
+            "left_out": self.n_left_out,
+            "notes": list(self.notes),
+            "changes": [change.to_json() for change in self.changes],
+        }
 
     def _tells(self, change: Change) -> bool:
         if change.main and not change.new.slice_field:

@@ -10,11 +10,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from statistics import NormalDist
+from typing import Any
 from xml.etree import ElementTree
 
 from quietdesk.errors import UnknownNameError, UsageError
 from quietdesk.scoring.base import Better
-from quietdesk.scoring.compare import Change, Comparison
+from quietdesk.scoring.compare import Change, Comparison, or_null
 from quietdesk.scoring.statistics import FEWEST_CLUSTERS, LEVEL, Z, holm
 
 
@@ -85,6 +86,27 @@ class Verdict:
             if outcome in outcomes:
                 return outcome
         return Outcome.PASS
+
+    def to_json(self) -> dict[str, Any]:
+        """All checks as JSON."""
+        return {
+            "format": "quietdesk gate 1",
+            "outcome": str(self.outcome),
+            "exit_code": self.exit_code,
+            "checks": [
+                {
+                    **check.change.to_json(),
+                    "margin": check.margin,
+                    "worsening": or_null(check.worsening),
+                    "worsening_low": or_null(check.low),
+                    "worsening_high": or_null(check.high),
+                    "p_fail": or_null(check.p_fail),
+                    "outcome": str(check.outcome),
+                    "needed": check.needed,
+                }
+                for check in self.checks
+            ],
+        }
 
     @property
     def exit_code(self) -> int:

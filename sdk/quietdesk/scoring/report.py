@@ -461,7 +461,7 @@ def comparison_table(comparison: Comparison) -> RenderableType:
     if comparison.n_left_out:
         head.append(f"; {comparison.n_left_out:,} have no partner and are left out")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
-    table.add_column("metric", overflow="fold")
+    table.add_column("metric", overflow="fold", min_width=16)
     for name in ("old", "new", "change", "95 % interval", "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
