@@ -19,8 +19,6 @@ from quietdesk.scoring.base import (
     Unit,
     Units,
 )
-from quietdesk.scoring.compare import Comparison, compare
-from quietdesk.scoring.gate import gate
 from quietdesk.scoring.reference import Score, corpus_score, sentence_score
 from quietdesk.scoring.scores import Scores, load, score
 
@@ -28,7 +26,6 @@ __all__ = [
     "BaseMetric",
     "Better",
     "Category",
-    "Comparison",
     "Conversations",
     "Estimate",
     "Mean",
@@ -42,9 +39,7 @@ __all__ = [
     "Signature",
     "Unit",
     "Units",
-    "compare",
     "corpus_score",
-    "gate",
     "load",
     "score",
     "sentence_score",
