@@ -46,7 +46,7 @@ def ask(
     )
     store: Store = open_store(None, settings) if keep else MemoryStore()
     try:
-        engine = open_engine(None, settings)
+        engine = open_engine(None, options.for_one_conversation(settings))
     except BaseException:
         store.close()
         raise

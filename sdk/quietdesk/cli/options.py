@@ -56,6 +56,11 @@ def read_settings(
     )
 
 
+def for_one_conversation(settings: Settings) -> Settings:
+    """The same settings without KV cache for conversations that a verb cannot hold."""
+    return settings if settings.n_seq else settings.model_copy(update={"n_seq": 1})
+
+
 def read_text(path: Path) -> str:
     """A file's text.
 

@@ -1,0 +1,247 @@
+"""The commands as they are typed, with the bundled model where one has to answer."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from quietdesk.cli import main
+
+Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> dict[str, str]:
+    """An environment of its own, so that no test sees another's conversations."""
+    folders = {f"XDG_{name}_HOME": str(tmp_path / name) for name in ("DATA", "CONFIG", "STATE")}
+    path = str(Path(sys.executable).parent)
+    return {
+        "PATH": f"{path}:{os.environ['PATH']}",
+        "HOME": str(tmp_path),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "QUIETDESK_QUANTISE": "false",
+        **folders,
+    }
+
+
+@pytest.fixture
+def run(home: dict[str, str], tmp_path: Path) -> Run:
+    def run(*arguments: str, stdin: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+        return subprocess.run(
+            [sys.executable, "-m", "quietdesk.cli", *arguments],
+            input=stdin,
+            capture_output=True,
+            check=False,
+            timeout=240,
+            env=home,
+            cwd=tmp_path,
+        )
+
+    return run
+
+
+def test_a_question_is_answered_in_one_json_object_and_kept(run: Run, starter_path: Path) -> None:
+    done = run("ask", "What is the capital of France?", "--json", "--temperature", "0",
+               "--max-tokens", "12")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    assert answer["text"].strip()
+    assert answer["usage"]["completion_tokens"] <= 12
+    listed = json.loads(run("sessions", "list", "--json").stdout)["sessions"]
+    assert [session["id"] for session in listed] == [answer["conversation"]]
+    shown = json.loads(run("sessions", "show", answer["conversation"], "--json").stdout)
+    assert [m["text"] for m in shown["messages"]][1] == answer["text"]
+
+
+def test_the_same_seed_gives_the_same_answer(run: Run, starter_path: Path) -> None:
+    answers = {
+        run("ask", "Name a bird.", "--seed", "5", "--max-tokens", "8", "--no-keep").stdout
+        for _ in range(2)
+    }
+    assert len(answers) == 1
+    assert json.loads(run("sessions", "list", "--json").stdout) == {"sessions": []}
+
+
+def test_chat_answers_each_line_of_a_pipe_and_names_a_bad_one(run: Run, starter_path: Path) -> None:
+    done = run("chat", "--max-tokens", "4", stdin=b"Hello\nBad \xff byte\n\nBye\n")
+    assert done.returncode == 1
+    assert len(done.stdout.splitlines()) >= 2
+    assert b"Line 2 of standard input is not UTF-8: byte 4" in done.stderr
+    (session,) = json.loads(run("sessions", "list", "--json").stdout)["sessions"]
+    assert session["message_count"] == 4
+    again = run("chat", "--resume", session["id"][:6], "--max-tokens", "4", stdin=b"More?\n")
+    assert again.returncode == 0
+    (session,) = json.loads(run("sessions", "list", "--json").stdout)["sessions"]
+    assert session["message_count"] == 6
+
+
+def test_without_a_network_it_answers_all_the_same(
+    home: dict[str, str], starter_path: Path
+) -> None:
+    if subprocess.run(["unshare", "-rn", "true"], check=False, capture_output=True).returncode:
+        pytest.skip("unshare -n is not allowed here")
+    done = subprocess.run(
+        ["unshare", "-rn", sys.executable, "-m", "quietdesk.cli", "ask", "Hi", "--max-tokens", "4"],
+        capture_output=True,
+        check=False,
+        timeout=240,
+        env=home,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
+def test_sessions_are_exported_deleted_and_restored(
+    run: Run, starter_path: Path, tmp_path: Path
+) -> None:
+    answer = json.loads(run("ask", "Hi", "--json", "--max-tokens", "3").stdout)
+    name = answer["conversation"]
+    file = tmp_path / "out.md"
+    assert run("sessions", "export", name, "-f", "markdown", "-o", str(file)).returncode == 0
+    assert "**customer**: Hi" in file.read_text()
+    again = run("sessions", "export", name, "-o", str(file))
+    assert again.returncode == 2
+    assert b"--force" in again.stderr
+    whole = json.loads(run("sessions", "export", name).stdout)
+    assert whole["conversation"]["id"] == name
+    assert run("sessions", "delete", name).returncode == 0
+    assert json.loads(run("sessions", "list", "--json").stdout) == {"sessions": []}
+    assert run("sessions", "restore", name).returncode == 0
+    assert len(json.loads(run("sessions", "list", "--json").stdout)["sessions"]) == 1
+    assert run("sessions", "delete", name, "--for-good", "--yes").returncode == 0
+    assert run("sessions", "show", name).returncode == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["ask", "x", "--model", "smollm"], 2, "Did you mean 'smollm2-"),
+        (["ask", "x", "--model", "./none.gguf"], 1, "./none.gguf"),
+        (["ask", "x", "--temperature", "hot"], 2, "'--temperature'"),
+        (["ask", "x", "--temperature", "99"], 2, "temperature"),
+        (["ask", "x", "--system", "none.md"], 2, "none.md"),
+        (["ask", "x", "--tempreature", "1"], 2, "--temperature"),
+        (["sessions", "show", "c-none"], 2, "c-none"),
+        (["sessions"], 2, "list"),
+        (["nonsense"], 2, "nonsense"),
+        ([], 2, "quietdesk chat"),
+        (["--model", "x", "ask", "y"], 2, "after the verb"),
+    ],
+)  # fmt: skip
+def test_wrong_use_is_named(
+    home: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    arguments: list[str],
+    code: int,
+    words: str,
+) -> None:
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+    answered = main.run(arguments)
+    told = "".join(capfd.readouterr())
+    assert answered == code, told
+    assert words in " ".join(told.replace("│", " ").split())
+    assert "Traceback" not in told
+
+
+def test_an_empty_question_and_a_file_that_is_no_model_are_refused(
+    run: Run, starter_path: Path, tmp_path: Path
+) -> None:
+    assert run("ask", stdin=b"  \n").returncode == 2
+    wrong = tmp_path / "wrong.gguf"
+    wrong.write_text("not a model")
+    done = run("ask", "x", "--model", str(wrong))
+    assert done.returncode == 1
+    assert b"wrong.gguf" in done.stderr
+
+
+def test_a_database_from_the_future_and_one_that_is_none_are_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    text = tmp_path / "text.db"
+    text.write_text("this is no database at all, " * 50)
+    done = run("sessions", "list", "--database", str(text))
+    assert done.returncode == 1
+    assert b"text.db" in done.stderr
+
+
+def test_unknown_settings_are_refused_with_the_nearest(run: Run, home: dict[str, str]) -> None:
+    home["QUIETDESK_N_CTZ"] = "5"
+    done = run("doctor")
+    assert done.returncode == 2
+    assert b"'n_ctx'" in done.stderr
+    assert b"QUIETDESK_N_CTZ" in done.stderr
+
+
+def test_doctor_tells_every_choice_with_its_reason(run: Run, starter_path: Path) -> None:
+    done = run("doctor", "--json")
+    told = json.loads(done.stdout)
+    assert done.returncode == 0
+    assert told["problems"] == []
+    for name in ("n_ctx", "n_seq", "n_threads", "kv_type"):
+        assert told["model"][name]["reason"]
+    broken = run("doctor", "--json", "--model", "nothing-like-it")
+    assert broken.returncode == 1
+    assert "nothing-like-it" in json.loads(broken.stdout)["problems"][0]
+
+
+def test_ctrl_c_in_mid_reply_ends_with_130_and_keeps_what_was_said(
+    home: dict[str, str], run: Run, starter_path: Path
+) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-m", "quietdesk.cli", "ask", "Count to a thousand in words.",
+         "--max-tokens", "2000", "--temperature", "0"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home,
+    )  # fmt: skip
+    assert started.stdout is not None
+    first = started.stdout.read(5)
+    started.send_signal(signal.SIGINT)
+    rest, told = started.communicate(timeout=60)
+    assert started.returncode == 130, told
+    assert b"Traceback" not in told
+    (session,) = json.loads(run("sessions", "list", "--json").stdout)["sessions"]
+    shown = json.loads(run("sessions", "show", session["id"], "--json").stdout)["messages"]
+    assert shown[1]["finish_reason"] == "cancelled"
+    assert (first + rest).decode(errors="ignore").strip() in shown[1]["text"] + " "
+
+
+@pytest.mark.parametrize("wait_s", [0.05, 0.4, 1.0])
+def test_ctrl_c_while_it_starts_ends_with_130(
+    home: dict[str, str], starter_path: Path, wait_s: float
+) -> None:
+    started = subprocess.Popen(
+        [sys.executable, "-c",
+         "import sys; from quietdesk.cli.main import main; print(flush=True); main(sys.argv[1:])",
+         "ask", "Count to a thousand in words.", "--max-tokens", "2000"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home,
+    )  # fmt: skip
+    assert started.stdout is not None
+    started.stdout.read(1)
+    time.sleep(wait_s)
+    started.send_signal(signal.SIGINT)
+    _, told = started.communicate(timeout=60)
+    assert started.returncode == 130, told
+    assert b"Traceback" not in told
+
+
+def test_a_reader_that_goes_away_is_no_traceback(home: dict[str, str], run: Run) -> None:
+    done = subprocess.run(
+        f"{sys.executable} -m quietdesk.cli --help | head -1",
+        shell=True, capture_output=True, check=False, timeout=60, env=home,
+    )  # fmt: skip
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "verb", ["", "ask", "chat", "sessions", "sessions list", "models", "doctor"]
+)
+def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> None:
+    assert main.run([*verb.split(), "--help"]) == 0
+    assert "Usage" in capfd.readouterr().out
