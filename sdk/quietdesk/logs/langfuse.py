@@ -187,10 +187,11 @@ FORMAT = JsonFormat(
     title="Langfuse exports of traces, observations and sessions",
     matches=matches,
     read=read,
+    # Ratings are written as feedback where they are of a reply, and of no other message.
     keeps=frozenset(
         {
             *("id", "customer", "metadata", "messages.author", "messages.text"),
-            *("messages.tool_calls", "messages.ratings"),
+            "messages.tool_calls",
         }
     ),
     dump=dump,

@@ -150,10 +150,11 @@ FORMAT = JsonFormat(
     title="LangSmith exports of runs",
     matches=matches,
     read=read,
+    # The mean of a reply's ratings is written as feedback, and no other rating.
     keeps=frozenset(
         {
             *("id", "customer", "metadata", "messages.author", "messages.text"),
-            *("messages.tool_calls", "messages.ratings[1]"),
+            "messages.tool_calls",
         }
     ),
     dump=dump,

@@ -119,6 +119,7 @@ FORMAT = JsonFormat(
     title="ShareGPT: conversations of from and value",
     matches=matches,
     read=read,
-    keeps=frozenset({"id", "messages.author", "messages.text", "messages.tool_calls"}),
+    # Calls are written, but without their ids, and by the bot only.
+    keeps=frozenset({"id", "messages.author", "messages.text"}),
     dump=dump,
 )

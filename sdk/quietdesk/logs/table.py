@@ -400,13 +400,13 @@ class _Feed:
 
 def header_line() -> str:
     """The first line of what we write."""
-    return ",".join(COLUMNS) + "\n"
+    return ",".join(COLUMNS) + "\r\n"
 
 
 def encode(record: Record) -> str:
     """The rows of a conversation."""
     sink = io.StringIO()
-    writer = csv.writer(sink, lineterminator="\n")
+    writer = csv.writer(sink, lineterminator="\r\n")
     for message in record.messages:
         time = message.created_at.isoformat() if message.created_at is not None else ""
         # `human` is the customer in other programs' tables.
@@ -415,7 +415,7 @@ def encode(record: Record) -> str:
         if reference.lstrip()[:1] in {"[", "{"}:
             # Or it would be read as a list of references.
             reference = json_text([reference])
-        rating = f"{message.ratings[0]:g}" if message.ratings else ""
+        rating = repr(message.ratings[0]) if message.ratings else ""
         head = (record.id, record.customer or "", message.id, time, author, message.text)
         writer.writerow((*head, reference, rating))
     return sink.getvalue()

@@ -2,8 +2,9 @@ r"""Plain transcripts: `Customer: ...` and `Agent: ...`, a turn per line, as peo
 
 A time may stand before the speaker, in brackets or not. What does not begin with a known speaker
 goes on with the message before. Conversations are parted by lines such as `---`, `=== id ===` or
-`Conversation 12`, or, where there are none, by blank lines (unless those part every single turn). What we write
-indents the later lines of a message by two spaces, so that nothing in them can look like a turn.
+`Conversation 12`, or, where there are none, by blank lines (unless those part every single turn).
+What we write indents the later lines of a message by two spaces, so that nothing in them can look
+like a turn.
 """
 
 import re

@@ -131,16 +131,14 @@ def heard(
             return
         for name in _HISTORY:
             yield from heard(value.get(name), Author.CUSTOMER, keys, context, deep + 1)
-        inner = next((value[key] for key in keys if value.get(key)), None)
-        if inner is None:
-            context.note(
-                Kind.SHAPE,
-                "It is an object that does not show what was said; its JSON stands there.",
-            )
-            inner = json_text(value)
-            yield MessageRecord(author, inner), {}
-        else:
+        told = [value[key] for key in keys if key in value]
+        if told:
+            inner = next((item for item in told if item), None)
             yield from heard(inner, author, keys, context, deep + 1)
+        else:
+            reason = "An object does not show what was said; its JSON stands as the message."
+            context.note(Kind.SHAPE, reason)
+            yield MessageRecord(author, json_text(value)), {}
     else:
         yield MessageRecord(author, json_text(value)), {}
 

@@ -213,8 +213,11 @@ def dump(record: Record) -> Iterator[Object]:
     """One ticket that says the conversation."""
     extra = kept(record, "zendesk")
     extras, notes = kept_messages(extra), extra.pop("notes", [])
-    customer = record.customer or "customer"
-    ids = {Author.CUSTOMER: customer, Author.BOT: "bot", Author.HUMAN: "agent"}
+    ids = {
+        Author.CUSTOMER: record.customer or "quietdesk-customer",
+        Author.BOT: "quietdesk-bot",
+        Author.HUMAN: "quietdesk-agent",
+    }
     comments: list[Object] = []
     for at, message in enumerate(record.messages):
         comments += [_note(n) for n in notes if isinstance(n, dict) and n.get("at") == at]
@@ -229,15 +232,23 @@ def dump(record: Record) -> Iterator[Object]:
         comments.append({**comment, **extras.get(at, {})})
     end = len(record.messages)
     comments += [_note(n) for n in notes if isinstance(n, dict) and n.get("at", 0) >= end]
-    ticket: Object = {"id": record.id, "requester_id": customer, "comments": comments}
+    ticket: Object = {"id": record.id, "comments": comments}
+    if record.customer is not None:
+        ticket["requester_id"] = record.customer
     if satisfaction := record.labels.get("satisfaction"):
-        ticket["satisfaction_rating"] = {"score": satisfaction[0]}
+        rated = an_object(extra.pop("satisfaction_rating", {}), "satisfaction_rating")
+        ticket["satisfaction_rating"] = {**rated, "score": satisfaction[0]}
     for name in ("status", "tags"):
         if record.metadata.get(name):
             ticket[name] = record.metadata[name]
     if isinstance(record.metadata.get("channel"), str):
         ticket["via"] = {"channel": record.metadata["channel"]}
-    users = [{"id": "bot", "role": "bot"}, {"id": "agent", "role": "agent"}]
+    roles = {Author.CUSTOMER: "end-user", Author.BOT: "bot", Author.HUMAN: "agent"}
+    users = [{"id": ids[author], "role": role} for author, role in roles.items()]
+    for at, message in enumerate(record.messages):
+        author_id = extras.get(at, {}).get("author_id")
+        if author_id is not None and message.author in roles:
+            users.append({"id": author_id, "role": roles[message.author]})
     yield {**ticket, **{k: v for k, v in extra.items() if k not in ticket}, "users": users}
 
 
