@@ -1,12 +1,15 @@
 """`quietdesk models ...` as a user types it: what is printed, where, and the exit code."""
 
+import http.server
 import json
+import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from quietdesk.cli.main import run
-from quietdesk_models.catalog import STARTER, cards
+from quietdesk_models.catalog import STARTER, cards, find_card
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,45 @@ def test_info_of_a_model_that_is_not_here_tells_how_to_get_it(
     said = capsys.readouterr()
     assert "Apache-2.0" in said.out
     assert "quietdesk models pull qwen2.5-7b" in said.err
+
+
+def test_pull_gets_a_model_tells_of_its_terms_and_remove_takes_it_away(
+    home: Path,
+    tiny_models: dict[str, Path],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    content = tiny_models["llama"].read_bytes()
+    card = replace(find_card("llama-3.2-1b"), sha256=None, size_bytes=len(content))
+    monkeypatch.setattr("quietdesk.cli.models.find_card", lambda name: card)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+        code = run(["models", "pull", card.name, "--json"])
+        server.shutdown()
+        thread.join()
+    assert code == 0
+    said = capsys.readouterr()
+    pulled = json.loads(said.out)
+    assert Path(pulled["path"]).read_bytes() == content
+    assert pulled["trusted"] is False
+    assert card.licence_url in said.err
+    assert pulled["sha256"] in said.err
+    assert run(["models", "remove", card.name, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["freed_bytes"] == len(content)
+    assert not Path(pulled["path"]).exists()
 
 
 @pytest.mark.parametrize(

@@ -174,8 +174,7 @@ def quantise_(
         print_json(asdict(choice))
         return
     _print_measured(list(choice.measured), choice.chosen)
-    console = Console(markup=False, highlight=False)
-    console.print(f"\n{choice.reason}\n{choice.path}")
+    _tell(False)(f"\n{choice.reason}\n{choice.path}")
 
 
 @app.command()
