@@ -1,6 +1,12 @@
+import os
 import random
+from pathlib import Path
 
 import pytest
+
+from quietdesk.columns import to_batch
+from quietdesk.scoring.base import Conversations
+from quietdesk.types import Transcript, TranscriptMessage
 
 SPACES = [" ", "  ", "\t", "\n", "\r\n", "\x0b", "\x1c", "\x85", "\xa0", "\u1680", "\u2003"]
 SPACES += ["\u2009", "\u2028", "\u202f", "\u205f", "\u3000", " \n ", "-\n", "-\n-\n", "- \n"]
@@ -206,3 +212,30 @@ def odd_pairs(odd_texts):
         return pairs
 
     return make
+
+
+@pytest.fixture(scope="session")
+def talk():
+    """A maker of a batch from lists of (author, text), or of message fields."""
+
+    def make(*conversations, **fields):
+        rows = []
+        for number, messages in enumerate(conversations):
+            said = [
+                TranscriptMessage(**(m if isinstance(m, dict) else {"author": m[0], "text": m[1]}))
+                for m in messages
+            ]
+            rows.append(Transcript(id=str(number), messages=tuple(said), **fields))
+        return Conversations(to_batch(rows))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of public data sets, where it is."""
+    named = os.environ.get("QUIETDESK_TEST_DATA")
+    folder = Path(named) if named else Path(__file__).parents[3] / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"no public data at {folder} (QUIETDESK_TEST_DATA names another folder)")
+    return folder

@@ -107,10 +107,11 @@ def _ground(seen: Reading) -> Grounding:
     mine = np.flatnonzero(owner >= 0)
     owner = owner[mine]
     marks = said.marks[mine]
-    content = (marks & Mark.FUNCTION.bit) == 0
     number = (marks & Mark.NUMBER.bit) != 0
-    mine, owner, marks = mine[content | number], owner[content | number], marks[content | number]
-    number = (marks & Mark.NUMBER.bit) != 0
+    useful = ((marks & Mark.FUNCTION.bit) == 0) | number
+    courteous = _whole_sentence((marks & _COURTESY) != 0, said.sentence_of[mine])
+    states = (~said.asked[mine] & ~courteous)[useful]
+    mine, owner, number = mine[useful], owner[useful], number[useful]
     vocabulary = _Vocabulary(_keys(said.stems[mine], owner))
 
     recall = _recall(passage_words(seen.conversations), place, n, vocabulary)
@@ -118,8 +119,6 @@ def _ground(seen: Reading) -> Grounding:
     vocabulary.look_up(_keys(words, asker))
 
     backed = vocabulary.met()
-    courteous = _whole_sentence((marks & _COURTESY) != 0, said.sentence_of[mine])
-    states = ~said.asked[mine] & ~courteous
     return Grounding(
         replies,
         recall,
