@@ -106,6 +106,13 @@ def test_control_tokens_in_peoples_words_stay_words(model):
         assert "".join(fitted.text.split()) in squeezed
 
 
+def test_no_space_is_put_around_words_that_were_shielded(model):
+    for mark in model.marks:
+        text = f"one{mark}two {mark} three"
+        fitted = model.window().fit(chat(text))
+        assert text in model.detokenize(fitted.tokens)
+
+
 def test_control_tokens_in_tools_and_their_results_stay_words(model):
     window = model.window()
     control = model.control_ids()
