@@ -286,7 +286,9 @@ class _Cutter:
 
     def finish(self) -> Iterator[Raw]:
         """The stream is over."""
-        if self._inside:
+        if self._inside and self._size > self._limit:
+            yield self._take(too_long(self._limit))
+        elif self._inside:
             reason = "The log ends in the middle of this record."
             yield self._take(BadRecordError(Kind.CUT_SHORT, reason))
         else:

@@ -71,6 +71,11 @@ def _explained(content: bytes, context: Context) -> Record:
         transcript = Transcript.model_validate_json(content)
     except ValidationError as error:
         problem = error.errors(include_url=False)[0]
+        if problem["type"] == "json_invalid":
+            reason = problem["msg"].removeprefix("Invalid JSON: ")
+            if reason.startswith("recursion"):
+                raise too_deep() from None
+            raise BadRecordError(Kind.NOT_JSON, f"It is no JSON: {reason}.") from None
         where = ".".join(str(part) for part in problem["loc"]) or "the whole"
         shown = repr(problem["input"])
         shown = shown if len(shown) < 60 else shown[:60] + "…"

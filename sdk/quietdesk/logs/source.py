@@ -225,7 +225,8 @@ def _decompressed(raw: _Counted, source: Source) -> Bytes:
 
     def read(size: int) -> bytes:
         try:
-            return cast(bytes, stream.read(size))
+            # What is decoded of a read that fails is lost, so it is read in small bites.
+            return cast(bytes, stream.read(min(size, 1 << 16)))
         except OSError as error:
             source.damage = str(error)
             return b""
