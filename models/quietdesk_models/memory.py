@@ -36,7 +36,13 @@ class Memory:
 
 
 def estimate(
-    header: Header, *, n_ctx: int, n_seq: int = 1, n_batch: int = 512, kv_type: str = "f16"
+    header: Header,
+    *,
+    n_ctx: int,
+    n_seq: int = 1,
+    n_batch: int = 512,
+    kv_type: str = "f16",
+    full_window: bool = False,
 ) -> Memory:
     """What a model takes.
 
@@ -46,6 +52,8 @@ def estimate(
         n_seq: Sequences.
         n_batch: Rows of a step.
         kv_type: A key of `KV_BITS`.
+        full_window: Whether layers with a sliding window keep everything all the same, so that
+            a conversation can go back to an earlier turn.
     """
     heads = _per_layer(header, "attention.head_count_kv") or _per_layer(
         header, "attention.head_count"
@@ -57,7 +65,7 @@ def estimate(
     windowed = _windowed_layers(header)
     window = header.number("attention.sliding_window")
     # A windowed layer keeps its window and the rows of the step that moves it on.
-    short = min(_padded(n_ctx), _padded(window + n_batch))
+    short = _padded(n_ctx) if full_window else min(_padded(n_ctx), _padded(window + n_batch))
     cells = [
         (short if windowed[layer] else _padded(n_ctx)) * count for layer, count in enumerate(heads)
     ]

@@ -4,7 +4,6 @@ The one place that opens heavy implementations, and therefore imports them where
 that `import quietdesk` stays quick and loads no native library.
 """
 
-import threading
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,16 +13,10 @@ from typing import Any, Self
 from quietdesk.config import Settings, data_folder
 from quietdesk.conversation import Conversation, Parts, new_id
 from quietdesk.engine.backend import Backend
-from quietdesk.engine.device import DevicePlan, machine, plan
 from quietdesk.engine.runner import ModelInfo
-from quietdesk.errors import ModelError, ModelFileError, ModelTooLargeError, UnknownNameError
-from quietdesk.prompt.template import ChatTemplate
-from quietdesk.prompt.window import Window
 from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
 from quietdesk.types import ConversationInfo
-from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
-from quietdesk_models.weights import Found, find
 
 
 class Assistant:
@@ -37,6 +30,9 @@ class Assistant:
             store: Closed with the assistant.
             settings: In force.
         """
+        from quietdesk.prompt.template import ChatTemplate
+        from quietdesk.prompt.window import Window
+
         self.engine = engine
         self.store = store
         self.settings = settings
@@ -82,6 +78,8 @@ class Assistant:
             ModelError: the model cannot be used.
             StoreError: the database cannot be used.
         """
+        from quietdesk.loading import open_engine, quantise_aside
+
         settings = settings or Settings.load()
         store = open_store(database, settings)
         try:
@@ -90,11 +88,13 @@ class Assistant:
             store.close()
             raise
         try:
-            return cls(engine, store, settings)
+            assistant = cls(engine, store, settings)
         except BaseException:
             engine.close()
             store.close()
             raise
+        quantise_aside(model, settings)
+        return assistant
 
     @property
     def model(self) -> ModelInfo:
@@ -189,70 +189,3 @@ def open_store(database: str | Path | None, settings: Settings) -> Store:
 
     named = str(database) if database is not None else settings.database
     return open_sql(named or str(data_folder() / "quietdesk.db"))
-
-
-def plan_model(model: str | Path | None, settings: Settings) -> tuple[Found, DevicePlan]:
-    """Which model is loaded, and how it is run here.
-
-    Raises:
-        UnknownNameError: no such model.
-        ModelError: it is not here, it is no whole GGUF file, or llama.cpp is not installed.
-        ModelTooLargeError: it does not fit.
-    """
-    try:
-        from quietdesk.engine.llama import read_header, read_shape
-    except ModuleNotFoundError as error:
-        raise ModelError(
-            f"The package {error.name!r} is not installed: pip install 'quietdesk[starter]'."
-        ) from None
-    name = str(model) if model is not None else settings.model
-    try:
-        found = find(name)
-    except UnknownModelError as error:
-        hint = "`quietdesk models list` shows all; a path to a GGUF works too."
-        raise UnknownNameError("model", name, error.known, hint) from None
-    except BadFileError as error:
-        raise ModelFileError(str(error.path), error.reason) from None
-    except ModelsError as error:
-        raise ModelError(str(error)) from None
-    here = machine()
-    chosen = plan(
-        read_shape(read_header(found.path)),
-        here,
-        n_ctx=settings.n_ctx,
-        n_seq=settings.n_seq,
-        n_batch=settings.n_batch,
-        n_threads=settings.n_threads,
-        n_gpu_layers=settings.n_gpu_layers,
-        kv_type=settings.kv_type,
-        flash_attention=settings.flash_attention,
-    )
-    if chosen.needed_bytes > here.memory_bytes:
-        raise ModelTooLargeError(name, chosen.needed_bytes, here.memory_bytes)
-    return found, chosen
-
-
-def open_engine(
-    model: str | Path | None,
-    settings: Settings,
-    on_progress: Callable[[float], bool] | None = None,
-) -> Backend:
-    """The model that is named, or the settings', on its own engine; raises as `plan_model`."""
-    found, chosen = plan_model(model, settings)
-    from quietdesk.engine.engine import Engine
-    from quietdesk.engine.llama import LlamaRunner
-
-    given_up = threading.Event()
-
-    def go_on(share: float) -> bool:
-        return not given_up.is_set() and (on_progress is None or on_progress(share))
-
-    try:
-        return Engine(
-            lambda: LlamaRunner(found.path, chosen, name=found.name, on_progress=go_on),
-            queue_limit=settings.queue_limit,
-            parked_bytes=settings.state_cache_mb * 2**20,
-        )
-    except BaseException:
-        given_up.set()
-        raise

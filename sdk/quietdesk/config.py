@@ -22,7 +22,7 @@ ENV_PREFIX = "QUIETDESK_"
 class AppSettings(BaseModel):
     """Settings of the terminal app: the `[app]` table of the config file."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     theme: str = "quietdesk-dark"
     """Name of a theme; the command palette lists them."""
@@ -33,7 +33,7 @@ class AppSettings(BaseModel):
 class Generation(BaseModel):
     """How a reply is generated; each field can be set for one reply too."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     max_tokens: int = Field(512, ge=1, le=2**20)
     """Tokens of a reply at most."""
@@ -84,7 +84,7 @@ class Settings(Generation):
     overflow: str = "rolling-window"
     """What gives way when a conversation outgrows the context."""
 
-    app: AppSettings = AppSettings()
+    app: AppSettings = Field(default_factory=AppSettings)
 
     @classmethod
     def load(

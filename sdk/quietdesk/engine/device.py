@@ -7,14 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from quietdesk_models.gguf import Header
+from quietdesk_models.memory import Memory, estimate
+
 MAX_DEFAULT_CTX = 4096
 """Tokens: a long support chat; a longer one is kept inside it by the window."""
 MAX_DEFAULT_SEQ = 16
 """Beyond that a step grows about as fast as the number of its rows on a CPU."""
 KV_SHARE = 8
 """The KV cache takes at most this fraction (1/8) of the free memory unless told otherwise."""
-KV_BYTES = {"f16": 2.0, "q8_0": 34 / 32, "f32": 4.0}
-"""Bytes of one number in the KV cache."""
 
 FlashAttention = Literal["auto", "on", "off"]
 KvType = Literal["f16", "q8_0", "f32"]
@@ -39,16 +40,6 @@ class Choice:
     name: str
     value: str
     reason: str
-
-
-@dataclass(frozen=True, slots=True)
-class ModelShape:
-    """The numbers of a model that its memory depends on."""
-
-    n_ctx_train: int
-    kv_numbers_per_token: int
-    """Numbers that one token adds to the KV cache, keys and values of all layers."""
-    weights_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +70,7 @@ def machine() -> Machine:
 
 
 def plan(
-    shape: ModelShape,
+    header: Header,
     here: Machine,
     *,
     n_ctx: int = 0,
@@ -93,7 +84,7 @@ def plan(
     """Choose what was not set (0, or -1 for the GPU's layers).
 
     Args:
-        shape: The model's numbers.
+        header: What the model's file says.
         here: The machine's.
         n_ctx: Tokens per sequence.
         n_seq: Sequences at the same time.
@@ -110,16 +101,22 @@ def plan(
 
     if n_ctx:
         choose("n_ctx", n_ctx, "as set")
-        if n_ctx > shape.n_ctx_train:
-            choose("warning", f"n_ctx > {shape.n_ctx_train}", "the model was trained with less")
+        if n_ctx > header.n_ctx_train:
+            choose("warning", f"n_ctx > {header.n_ctx_train}", "the model was trained with less")
     else:
-        n_ctx = min(shape.n_ctx_train or MAX_DEFAULT_CTX, MAX_DEFAULT_CTX)
-        choose("n_ctx", n_ctx, f"the model was trained with {shape.n_ctx_train:,} tokens")
-    per_seq = int(shape.kv_numbers_per_token * KV_BYTES[kv_type] * n_ctx)
+        n_ctx = min(header.n_ctx_train or MAX_DEFAULT_CTX, MAX_DEFAULT_CTX)
+        choose("n_ctx", n_ctx, f"the model was trained with {header.n_ctx_train:,} tokens")
+
+    def memory(n_seq: int) -> Memory:
+        return estimate(
+            header, n_ctx=n_ctx, n_seq=n_seq, n_batch=n_batch, kv_type=kv_type, full_window=True
+        )
+
+    per_seq = memory(1).kv_cache + memory(1).states
     if n_seq:
         choose("n_seq", n_seq, "as set")
     else:
-        room = (here.memory_bytes - shape.weights_bytes) // KV_SHARE
+        room = (here.memory_bytes - header.weights_bytes) // KV_SHARE
         n_seq = max(1, min(MAX_DEFAULT_SEQ, room // max(per_seq, 1)))
         choose(
             "n_seq",
@@ -135,7 +132,7 @@ def plan(
         choose("n_threads", n_threads, "physical cores that this process may use")
     choose("kv_type", kv_type, "f16 is fastest on CPUs" if kv_type == "f16" else "as set")
     choose("flash_attention", flash_attention, "auto: on where the model allows it")
-    needed = shape.weights_bytes + per_seq * n_seq + _BUFFERS
+    needed = memory(n_seq).total
     choose("memory", f"{needed / 2**20:,.0f} MiB", "weights, KV cache and buffers, an estimate")
     return DevicePlan(
         n_ctx=n_ctx,
@@ -148,10 +145,6 @@ def plan(
         needed_bytes=needed,
         choices=tuple(choices),
     )
-
-
-_BUFFERS = 256 * 2**20
-"""llama.cpp's compute buffers at 512 rows, for models of up to some billion parameters."""
 
 
 def _cpu_name() -> str:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quietdesk.engine.batch import Batch, Segment
-from quietdesk.engine.device import DevicePlan, ModelShape
+from quietdesk.engine.device import DevicePlan
 from quietdesk.engine.runner import AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
 from quietdesk.engine.threads import ThreadGovernor
@@ -61,20 +61,6 @@ class _Log:
         """The last error in one line."""
         told = [line for line in cls.lines if line and "failed to load model" not in line]
         return told[-1] if told else "llama.cpp gave no reason"
-
-
-def read_shape(header: Header) -> ModelShape:
-    """The numbers of a model that its memory depends on."""
-    heads = header.numbers("attention.head_count_kv") or header.numbers("attention.head_count")
-    width = header.number("embedding_length") // (header.number("attention.head_count") or 1)
-    width_k = header.number("attention.key_length") or width
-    width_v = header.number("attention.value_length") or width
-    layers = heads if len(heads) > 1 else heads * header.n_layer
-    return ModelShape(
-        n_ctx_train=header.n_ctx_train,
-        kv_numbers_per_token=sum(layers) * (width_k + width_v),
-        weights_bytes=header.weights_bytes,
-    )
 
 
 def read_header(path: Path) -> Header:

@@ -1,0 +1,125 @@
+"""Loading: which model file is used, how it is run on this machine, and the engine on it."""
+
+import contextlib
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from quietdesk.config import Settings
+from quietdesk.engine.backend import Backend
+from quietdesk.engine.device import DevicePlan, machine, plan
+from quietdesk.engine.engine import Engine
+from quietdesk.errors import ModelError, ModelFileError, ModelTooLargeError, UnknownNameError
+from quietdesk_models import quantise
+from quietdesk_models.catalog import STARTER
+from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
+from quietdesk_models.gguf import read_model
+from quietdesk_models.weights import Found, find
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenModel:
+    """Which model is loaded, from which file, and how it is run here."""
+
+    found: Found
+    path: Path
+    """The file that is loaded: what was found, or what was requantised from it."""
+    reason: str
+    """Why this file."""
+    plan: DevicePlan
+    wants_quantising: bool
+    """Whether a type that is faster here has yet to be looked for."""
+
+
+def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
+    """Which file is loaded, and how it is run here.
+
+    Raises:
+        UnknownNameError: no such model.
+        ModelError: it is not here, or it is no whole GGUF file.
+        ModelTooLargeError: it does not fit.
+    """
+    name = str(model) if model is not None else settings.model
+    try:
+        found = find(name)
+        path, reason, wants = found.path, str(found.origin), False
+        if settings.quantise and found.card is not None and found.card.name == STARTER:
+            choice = quantise.ready(found.path)
+            wants = choice is None
+            if choice is not None:
+                path, reason = Path(choice.path), choice.reason
+        header = read_model(path)
+    except UnknownModelError as error:
+        hint = "`quietdesk models list` shows all; a path to a GGUF works too."
+        raise UnknownNameError("model", name, error.known, hint) from None
+    except BadFileError as error:
+        raise ModelFileError(str(error.path), error.reason) from None
+    except ModelsError as error:
+        raise ModelError(str(error)) from None
+    here = machine()
+    chosen = plan(
+        header,
+        here,
+        n_ctx=settings.n_ctx,
+        n_seq=settings.n_seq,
+        n_batch=settings.n_batch,
+        n_threads=settings.n_threads,
+        n_gpu_layers=settings.n_gpu_layers,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+    )
+    if chosen.needed_bytes > here.memory_bytes:
+        raise ModelTooLargeError(name, chosen.needed_bytes, here.memory_bytes)
+    return ChosenModel(found, path, reason, chosen, wants)
+
+
+def open_engine(
+    model: str | Path | None,
+    settings: Settings,
+    on_progress: Callable[[float], bool] | None = None,
+) -> Backend:
+    """The model that is named, or the settings', on its own engine; raises as `choose_model`."""
+    chosen = choose_model(model, settings)
+    try:
+        # An optional extra, and a native library that takes its time.
+        from quietdesk.engine.llama import LlamaRunner
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"The package {error.name!r} is not installed: pip install 'quietdesk[llama]'."
+        ) from None
+    given_up = threading.Event()
+
+    def go_on(share: float) -> bool:
+        return not given_up.is_set() and (on_progress is None or on_progress(share))
+
+    try:
+        return Engine(
+            lambda: LlamaRunner(
+                chosen.path, chosen.plan, name=chosen.found.name, on_progress=go_on
+            ),
+            queue_limit=settings.queue_limit,
+            parked_bytes=settings.state_cache_mb * 2**20,
+        )
+    except BaseException:
+        given_up.set()
+        raise
+
+
+def quantise_aside(model: str | Path | None, settings: Settings) -> threading.Thread | None:
+    """Look for a faster type of the starter in the background, for the next start.
+
+    The work is done by a child process of the lowest priority, which ends with this one. A failure
+    costs nothing but the gain, and `quietdesk models quantise` tells its reason.
+    """
+    chosen = choose_model(model, settings)
+    if not chosen.wants_quantising:
+        return None
+
+    def work() -> None:
+        with contextlib.suppress(ModelsError):
+            quantise.choose(chosen.found.path)
+
+    thread = threading.Thread(target=work, name="quietdesk-quantise", daemon=True)
+    thread.start()
+    return thread
