@@ -82,7 +82,9 @@ def estimates_of(metric: Metric, state: State, *, named: bool) -> list[Estimate]
             interval, method = NO_INTERVAL, "nothing measured"
         elif name in shares:
             hits, trials = shares[name]
-            interval = clustered_wilson(cells.get(hits, nothing), cells.get(trials, nothing))
+            interval = clustered_wilson(
+                cells.get(hits, nothing), cells.get(trials, nothing), hashed=True
+            )
             method = "Wilson, clustered"
         elif name in ratios:
             over, under, factor = ratios[name]

@@ -8,13 +8,14 @@ metrics and slices, so any number of them costs one product each and all are res
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 from statistics import NormalDist, mean
 from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
+from threadpoolctl import ThreadpoolController
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -66,7 +67,7 @@ def wilson(hits: float, n: float, z: float = Z) -> Interval:
     )
 
 
-def clustered_wilson(hits: IntArray, trials: IntArray) -> Interval:
+def clustered_wilson(hits: IntArray, trials: IntArray, *, hashed: bool = False) -> Interval:
     """Wilson's interval for a share of trials that come in clusters.
 
     The number of trials is divided by the design effect: the variance between clusters over that of
@@ -76,6 +77,7 @@ def clustered_wilson(hits: IntArray, trials: IntArray) -> Interval:
     Args:
         hits: Shape (n_clusters,).
         trials: Shape (n_clusters,).
+        hashed: Whether they are hash buckets, which may hold several clusters each.
 
     Source: Kish, Survey Sampling (1965); Korn and Graubard, Confidence Intervals for Proportions
     with Small Expected Number of Positive Counts (1998), with Wilson's interval for theirs.
@@ -91,7 +93,8 @@ def clustered_wilson(hits: IntArray, trials: IntArray) -> Interval:
     if n_clusters < 2:
         return Interval(0.0, 1.0)
     if share in {0.0, 1.0}:
-        effective = min(total, count_clusters(n_clusters, len(trials)))
+        whole = count_clusters(n_clusters, len(trials)) if hashed else n_clusters
+        effective = min(float(total), whole)
         return wilson(share * effective, effective)
     error = hit - share * tried
     variance = n_clusters / (n_clusters - 1) * float(error @ error) / total**2
@@ -130,6 +133,22 @@ def poisson_weights(
     return weights
 
 
+@cache
+def _blas() -> ThreadpoolController:
+    return ThreadpoolController()
+
+
+def product(a: FloatArray, b: FloatArray) -> FloatArray:
+    """The matrix product on one core.
+
+    With more, threads that wait for each other spin, and where something else uses the cores, as
+    worker processes do, a product of a millisecond takes a hundred.
+    """
+    with _blas().limit(limits=1, user_api="blas"):
+        result: FloatArray = a @ b
+    return result
+
+
 def resample(
     cells: Mapping[str, IntArray], values: Values, weights: FloatArray | None = None
 ) -> Mapping[str, FloatArray]:
@@ -145,7 +164,7 @@ def resample(
     occupied = np.flatnonzero(sums.any(axis=1))
     if weights is None:
         weights = poisson_weights(len(sums))
-    drawn = weights[:, occupied] @ sums[occupied]
+    drawn = product(weights[:, occupied], sums[occupied])
     return values({name: drawn[:, place] for place, name in enumerate(columns)})
 
 
@@ -186,7 +205,7 @@ def ratio_interval(over: IntArray, under: IntArray) -> Interval:
         return NO_INTERVAL
     powers = np.stack([top, bottom, top * top, top * bottom, bottom * bottom], axis=1)
     ratio, error = _ratios(powers.sum(axis=0)[None])
-    ratios, errors = _ratios(poisson_weights(len(over))[:, some] @ powers)
+    ratios, errors = _ratios(product(poisson_weights(len(over))[:, some], powers))
     usable = errors > 0
     if error[0] <= 0 or usable.sum() < len(errors) / 2:
         return Interval(float(ratio[0]), float(ratio[0]))
@@ -252,10 +271,13 @@ def bootstrap_p(replicates: FloatArray, n_clusters: int) -> float:
     known = replicates[~np.isnan(replicates)]
     if n_clusters < 2 or len(known) < len(replicates) / 2:
         return math.nan
-    below = float(np.sum(known < 0) + 0.5 * np.sum(known == 0))
-    in_tail = min(below, len(known) - below)
+    in_tail = float(min(np.sum(known <= 0), np.sum(known >= 0)))
     # The expansion of the percentiles, undone: the normal quantile is one of Student's t.
-    z = -NormalDist().inv_cdf((in_tail + 0.5) / (len(known) + 1)) * Z / t_quantile(n_clusters - 1)
+    z = (
+        -NormalDist().inv_cdf(min((in_tail + 0.5) / (len(known) + 1), 0.5))
+        * Z
+        / t_quantile(n_clusters - 1)
+    )
     p = min(2 * NormalDist().cdf(-z), 1.0)
     if in_tail < FEWEST_IN_TAIL and known.std() > 0:
         p = min(p, 2 * float(stdtr(n_clusters - 1, -abs(known.mean()) / known.std())))
@@ -356,7 +378,7 @@ def approximate_randomisation(
     for n in _blocks(n_trials, len(gap)):
         heads = rng.integers(0, 2, size=(n, len(gap)), dtype=np.int8).astype(np.float64)
         # What does not differ is the same in both runs, whichever way the coin falls.
-        first = heads @ gap + base
+        first = product(heads, gap) + base
         for place, found in enumerate(_gaps(first, total, questions, columns, cuts)):
             for name, difference in found.items():
                 counts[place][name] += _as_large(difference, observed[place][name][0])
@@ -398,7 +420,7 @@ def permutation_test(question: Question, n_trials: int = N_TRIALS) -> dict[str, 
     counts = dict.fromkeys(observed, 0)
     for n in _blocks(n_trials, len(pool)):
         dealt = rng.permuted(np.tile(np.arange(len(pool)), (n, 1)), axis=1) < len(ours)
-        first = dealt.astype(np.float64) @ pool
+        first = product(dealt.astype(np.float64), pool)
         for name, gap in _gap(first, total - first, columns, question.values).items():
             counts[name] += _as_large(gap, observed[name][0])
     return {name: (count + 1) / (n_trials + 1) for name, count in counts.items()}
