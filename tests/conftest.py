@@ -1,6 +1,7 @@
 """What tests of several rooms need: the tiny models and the bundled one."""
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,14 @@ import pytest
 from quietdesk_models import weights
 from quietdesk_models.catalog import STARTER
 from quietdesk_models.errors import MissingWeightsError
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _no_background_work() -> Iterator[None]:
+    """Opening the bundled model does not start to requantise it: that is tested where it is made."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("QUIETDESK_QUANTISE", "false")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ wait for the engine without one.
 import secrets
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import TypedDict, Unpack
+from typing import Protocol, TypedDict, Unpack
 
 from pydantic import ValidationError
 
@@ -16,10 +16,9 @@ from quietdesk.config import Generation, Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import EmptyMessageError, QuietdeskError, UnknownNameError, UsageError
-from quietdesk.prompt.window import Window
 from quietdesk.reply import Recorder, Reply
 from quietdesk.store.base import ROOT, Store
-from quietdesk.types import Author, ConversationInfo, Message
+from quietdesk.types import Author, ContextReport, ConversationInfo, Message
 
 TITLE_LENGTH = 60
 """Characters of the first message that become the title."""
@@ -43,6 +42,36 @@ class ReplyOptions(TypedDict, total=False):
     """Seconds that it may take, the queue counted in."""
 
 
+class FittedPrompt(Protocol):
+    """A prompt that fits into the context; `prompt.window.Fitted` is one."""
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """What the model reads."""
+        ...
+
+    @property
+    def report(self) -> ContextReport:
+        """What became of every message."""
+        ...
+
+    @property
+    def stop(self) -> Sequence[str]:
+        """Strings that end the reply with this template."""
+        ...
+
+
+class PromptWindow(Protocol):
+    """Fits messages into the context; `prompt.window.Window` is one.
+
+    Named here by what it does, since importing it costs a template engine.
+    """
+
+    def fit(self, messages: Sequence[Message], system: str, max_tokens: int) -> FittedPrompt:
+        """The prompt for these messages; see `Window.fit`."""
+        ...
+
+
 class Parts:
     """What every conversation of an assistant works with."""
 
@@ -52,7 +81,7 @@ class Parts:
         store: Store,
         engine: Backend,
         recorder: Recorder,
-        window: Window,
+        window: PromptWindow,
     ) -> None:
         """Just gathers them."""
         self.settings = settings

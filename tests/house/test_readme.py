@@ -20,6 +20,7 @@ def test_a_block_of_the_readme_runs(number: int, tmp_path: Path, starter_path: P
     env = {
         "PATH": "/usr/bin:/bin",
         "HOME": str(tmp_path),
+        "QUIETDESK_QUANTISE": "false",
         "XDG_DATA_HOME": str(tmp_path / "data"),
         "XDG_CACHE_HOME": str(tmp_path / "cache"),
         "XDG_STATE_HOME": str(tmp_path / "state"),
