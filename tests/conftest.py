@@ -13,7 +13,7 @@ from quietdesk_models.errors import MissingWeightsError
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_background_work() -> Iterator[None]:
-    """Opening the bundled model does not start to requantise it: that is tested where it is made."""
+    """Opening the bundled model does not requantise it: that is tested where it is made."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("QUIETDESK_QUANTISE", "false")
         yield

@@ -78,7 +78,7 @@ class Assistant:
             ModelError: the model cannot be used.
             StoreError: the database cannot be used.
         """
-        from quietdesk.loading import open_engine, quantise_aside
+        from quietdesk.loading import open_engine
 
         settings = settings or Settings.load()
         store = open_store(database, settings)
@@ -88,13 +88,11 @@ class Assistant:
             store.close()
             raise
         try:
-            assistant = cls(engine, store, settings)
+            return cls(engine, store, settings)
         except BaseException:
             engine.close()
             store.close()
             raise
-        quantise_aside(model, settings)
-        return assistant
 
     @property
     def model(self) -> ModelInfo:

@@ -78,8 +78,18 @@ def open_engine(
     model: str | Path | None,
     settings: Settings,
     on_progress: Callable[[float], bool] | None = None,
+    *,
+    look_for_faster: bool = True,
 ) -> Backend:
-    """The model that is named, or the settings', on its own engine; raises as `choose_model`."""
+    """The model that is named, or the settings', on its own engine; raises as `choose_model`.
+
+    Args:
+        model: A name or a path.
+        settings: In force.
+        on_progress: Told the share that is loaded, 0 to 1; False stops it.
+        look_for_faster: Whether a type of the starter that is faster here is looked for in the
+            background, for the next start; not worth beginning in a process that ends soon.
+    """
     chosen = choose_model(model, settings)
     try:
         # An optional extra, and a native library that takes its time.
@@ -94,7 +104,7 @@ def open_engine(
         return not given_up.is_set() and (on_progress is None or on_progress(share))
 
     try:
-        return Engine(
+        engine = Engine(
             lambda: LlamaRunner(
                 chosen.path, chosen.plan, name=chosen.found.name, on_progress=go_on
             ),
@@ -104,22 +114,20 @@ def open_engine(
     except BaseException:
         given_up.set()
         raise
+    if chosen.wants_quantising and look_for_faster:
+        _quantise_aside(chosen.found.path)
+    return engine
 
 
-def quantise_aside(model: str | Path | None, settings: Settings) -> threading.Thread | None:
-    """Look for a faster type of the starter in the background, for the next start.
+def _quantise_aside(source: Path) -> None:
+    """Look for a faster type in the background.
 
     The work is done by a child process of the lowest priority, which ends with this one. A failure
     costs nothing but the gain, and `quietdesk models quantise` tells its reason.
     """
-    chosen = choose_model(model, settings)
-    if not chosen.wants_quantising:
-        return None
 
     def work() -> None:
         with contextlib.suppress(ModelsError):
-            quantise.choose(chosen.found.path)
+            quantise.choose(source)
 
-    thread = threading.Thread(target=work, name="quietdesk-quantise", daemon=True)
-    thread.start()
-    return thread
+    threading.Thread(target=work, name="quietdesk-quantise", daemon=True).start()

@@ -24,9 +24,10 @@ from quietdesk import (
     Settings,
     Usage,
 )
-from quietdesk.assistant import open_engine, open_store
+from quietdesk.assistant import open_store
 from quietdesk.engine.backend import Backend
 from quietdesk.errors import ConversationBusyError, EngineClosedError, UnknownNameError
+from quietdesk.loading import open_engine
 from quietdesk.store.base import Store
 
 NEW = ""
@@ -71,7 +72,9 @@ class Turn:
     question: str | None
     """What was sent; None: the last reply is written again."""
     started: float
-    """When, on the session's clock."""
+    """When it was sent, on the session's clock."""
+    began: float = 0.0
+    """When the model had it, on the session's clock."""
     stage: Stage = Stage.WAITING
     reply: Reply | None = None
     """Its context and usage are known once it has begun."""
@@ -275,8 +278,13 @@ class Session:
         found = await self._aside(lambda: store.conversations(query, limit=LIST_LIMIT))
         return [info for info in found if info.message_count or info.id in self.turns]
 
-    async def open(self, conversation_id: str) -> bool:
-        """Open a conversation, or a new one; whether it is there."""
+    async def open(self, conversation_id: str, *, if_idle: bool = False) -> bool:
+        """Open a conversation, or a new one; whether that was done.
+
+        Args:
+            conversation_id: Its id; `NEW` for a new one.
+            if_idle: Leave things as they are where something was sent meanwhile.
+        """
         if conversation_id == NEW:
             self.info, self.messages = None, []
             return True
@@ -291,6 +299,8 @@ class Session:
                 )
             )
         except UnknownNameError:
+            return False
+        if if_idle and self.turns:
             return False
         self.info, self.messages = info, messages
         self.unread.discard(info.id)
@@ -442,7 +452,7 @@ class Session:
         except BaseException:
             turn.reply = None
             raise
-        turn.has_begun = True
+        turn.has_begun, turn.began = True, self.clock()
         if self.current_id == conversation.id:
             self.info = await self._aside(lambda: conversation.info)
 

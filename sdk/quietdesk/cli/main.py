@@ -10,7 +10,19 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import ask, chat, compare, doctor, gate, models, options, score, sessions
+from quietdesk.cli import (
+    ask,
+    chat,
+    compare,
+    doctor,
+    evaluate,
+    fit,
+    gate,
+    models,
+    options,
+    score,
+    sessions,
+)
 from quietdesk.errors import QuietdeskError, UsageError
 from quietdesk_models.errors import ModelsError
 
@@ -32,6 +44,8 @@ app.command("doctor")(doctor.doctor)
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
 app.command("gate")(gate.gate)
+app.command("fit")(fit.fit)
+app.command("evaluate")(evaluate.evaluate)
 
 
 def _show_version(wanted: bool) -> None:
@@ -73,7 +87,7 @@ def root(
         raise UsageError(
             f"The package {error.name!r} is missing: pip install 'quietdesk[tui]'."
         ) from None
-    settings = options.read_settings(model=model, database=database)
+    settings = options.for_one_conversation(options.read_settings(model=model, database=database))
     raise typer.Exit(run(settings))
 
 
