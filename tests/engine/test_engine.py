@@ -139,8 +139,8 @@ def test_more_conversations_than_sequences_come_back_without_being_read_again(
             stream = engine.submit(history, limits=Limits(max_tokens=4))
             stream.wait()
             if turn:
-                # The last token said was never evaluated, then what is new.
-                assert stream.usage.evaluated_tokens == 1 + 40
+                # What is new, and the last token said, unless it was a guess that came true.
+                assert 40 <= stream.usage.evaluated_tokens <= 1 + 40
             words = engine.tokenize(stream.text, special=False, begin=False)
             histories[i] = [*history, *words, *[200 + turn] * 40]
 

@@ -47,7 +47,7 @@ def ask(
     )
     store: Store = open_store(None, settings) if keep else MemoryStore()
     try:
-        engine = open_engine(None, options.for_one_conversation(settings), look_for_faster=False)
+        engine = open_engine(None, options.for_conversations(settings, 1), look_for_faster=False)
     except BaseException:
         store.close()
         raise

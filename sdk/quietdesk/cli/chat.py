@@ -47,7 +47,7 @@ def chat(
         temperature=temperature,
     )
     at_prompt = sys.stdin.isatty()
-    with Assistant.open(settings=options.for_one_conversation(settings)) as assistant:
+    with Assistant.open(settings=options.for_conversations(settings, 1)) as assistant:
         conversation = assistant.resume(resume) if resume else assistant.start()
         if at_prompt:
             _at_prompt(assistant, conversation)

@@ -26,6 +26,9 @@ from quietdesk.cli import (
 from quietdesk.errors import QuietdeskError, UsageError
 from quietdesk_models.errors import ModelsError
 
+APP_SEQUENCES = 4
+"""Replies that the app can stream at the same time; more wait."""
+
 app = typer.Typer(
     name="quietdesk",
     help="A private customer-service desk on this machine. Without a verb: the terminal app.",
@@ -87,7 +90,9 @@ def root(
         raise UsageError(
             f"The package {error.name!r} is missing: pip install 'quietdesk[tui]'."
         ) from None
-    settings = options.for_one_conversation(options.read_settings(model=model, database=database))
+    settings = options.for_conversations(
+        options.read_settings(model=model, database=database), APP_SEQUENCES
+    )
     raise typer.Exit(run(settings))
 
 

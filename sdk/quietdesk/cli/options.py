@@ -56,9 +56,9 @@ def read_settings(
     )
 
 
-def for_one_conversation(settings: Settings) -> Settings:
-    """The same settings without KV cache for conversations that a verb cannot hold."""
-    return settings if settings.n_seq else settings.model_copy(update={"n_seq": 1})
+def for_conversations(settings: Settings, n_seq: int) -> Settings:
+    """The same settings without KV cache for more conversations than a verb holds at a time."""
+    return settings if settings.n_seq else settings.model_copy(update={"n_seq": n_seq})
 
 
 def read_text(path: Path) -> str:

@@ -19,7 +19,7 @@ import numpy as np
 
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
-from quietdesk.engine.draft import look_up
+from quietdesk.engine.draft import Drafter
 from quietdesk.engine.metrics import EngineMetrics
 from quietdesk.engine.prefix_cache import Parked, PrefixCache, Tokens
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
@@ -52,7 +52,7 @@ class Engine:
         n_prefill: int = 256,
         queue_limit: int = 256,
         parked_bytes: int = 512 * 2**20,
-        n_draft: int = 0,
+        n_draft: int = 12,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the engine's thread, and wait until its runner is open.
@@ -383,6 +383,9 @@ class Engine:
             if segment.n_draft:
                 self._counts["drafted_tokens"] += segment.n_draft
                 self._counts["accepted_tokens"] += len(tokens) - 1
+                if sequence.drafter is not None:
+                    right = len(tokens) - 1
+                    sequence.drafter.learn(segment.n_draft, right, len(sequence.tokens) + right)
                 sequence.n_computed += len(tokens) - 1
                 if sequence.n_computed < segment.stop:
                     self._runner.remove(segment.seq_id, sequence.n_computed)
@@ -393,8 +396,11 @@ class Engine:
                     self._checkpoint(sequence)
             sequence.last_token_at = now
             self._say(sequence, tokens)
+            sequence.draft = ()
             if self._n_draft and alone and sequence.state is State.RUNNING:
-                sequence.draft = look_up(sequence.tokens, self._n_draft)
+                # In a full batch a guess lengthens everybody's step; alone it shortens its own.
+                sequence.drafter = sequence.drafter or Drafter(self._n_draft)
+                sequence.draft = sequence.drafter.guess(sequence.tokens)
 
     def _checkpoint(self, sequence: Sequence) -> None:
         """Park the state at the prompt's end, where the next turn can start again."""

@@ -1,9 +1,10 @@
 """Sequence: one request on its way through the engine, what is cached, scheduled and said."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from quietdesk.engine.detokenize import Detokenizer
+from quietdesk.engine.draft import Drafter
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream
 from quietdesk.types import Usage
@@ -51,8 +52,10 @@ class Sequence:
     started_at: float | None = None
     first_token_at: float | None = None
     last_token_at: float | None = None
-    draft: tuple[int, ...] = field(default=())
+    draft: tuple[int, ...] = ()
     """Guesses at the next tokens, to be verified in the next step."""
+    drafter: Drafter | None = None
+    """Makes the guesses, from the first time that the sequence is alone."""
 
     @property
     def n_generated(self) -> int:
