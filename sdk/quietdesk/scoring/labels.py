@@ -218,7 +218,7 @@ def measures_of(
     for name, values in measures.items():
         found[f"{name}_micro"] = whole[name]
         found[f"{name}_macro"] = divide((values * there).sum(axis=0), there.sum(axis=0))
-        found[f"{name}_weighted"] = divide((values * true).sum(axis=0), meant)
+        found[f"{name}_weighted"] = _or_0((values * true).sum(axis=0), meant)
     # One less scikit-learn's `hamming_loss`, so that more is better as everywhere here.
     found["hamming_score"] = 1 - divide(said + meant - 2 * hit, units * there.sum(axis=0))
     chance = (true * predicted).sum(axis=0)
@@ -235,12 +235,14 @@ def _scores(
     true: FloatArray, predicted: FloatArray, both: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
     """Precision, recall and F1, each 0 where it has no meaning."""
-    parts = []
-    for over, under in ((both, predicted), (both, true), (2 * both, predicted + true)):
-        part = np.zeros(np.shape(over))
-        np.divide(over, under, out=part, where=under > 0)
-        parts.append(part)
-    return parts[0], parts[1], parts[2]
+    return _or_0(both, predicted), _or_0(both, true), _or_0(2 * both, predicted + true)
+
+
+def _or_0(over: FloatArray, under: FloatArray) -> FloatArray:
+    """The quotient, 0 where there is none."""
+    quotient = np.zeros(np.shape(over))
+    np.divide(over, under, out=quotient, where=under > 0)
+    return quotient
 
 
 class Confusion(NamedTuple):
