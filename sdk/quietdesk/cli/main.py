@@ -12,6 +12,7 @@ import typer
 
 from quietdesk.cli import (
     ask,
+    bench,
     chat,
     compare,
     doctor,
@@ -42,7 +43,7 @@ app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
-app.add_typer(models.app, name="models")
+app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
