@@ -331,6 +331,21 @@ def test_nothing_of_an_erased_customer_is_left_in_the_raw_file(
     assert store.integrity_check() == []
 
 
+def test_a_purge_leaves_no_words_in_the_raw_file(tmp_path: Path, open_again: Opening) -> None:
+    folder = tmp_path / "folder"
+    store = open_again(str(folder / "q.db"))
+    for number in range(60):
+        word = f"secretword{number} " if number % 2 else f"harmless{number} "
+        store.create(ConversationInfo(id=f"c{number}", title=word, created_at=NOW, updated_at=NOW))
+        store.add(f"c{number}", Message(id=f"q{number}", author=Author.CUSTOMER, text=word * 99))
+        if number % 2:
+            store.delete(f"c{number}")
+    assert b"secretword" in raw(folder)
+    assert store.purge() == 30
+    assert b"secretword" not in raw(folder)
+    assert b"harmless" in raw(folder)
+
+
 def test_erasing_says_when_another_process_keeps_the_log_in_use(
     tmp_path: Path, open_again: Opening, monkeypatch: pytest.MonkeyPatch
 ) -> None:

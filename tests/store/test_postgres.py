@@ -97,6 +97,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
     question = Message(id="q", author=Author.CUSTOMER, text="Where?")
     reply = Message(id="r", author=Author.BOT, text="")
     whole = reply.model_copy(update={"text": "Whole", "finish_reason": FinishReason.STOP})
+    imported = question.model_copy(update={"id": "i"})
     other = Message(id="r2", author=Author.BOT, text="")
     for ask in (
         lambda: store.create(info("c1")),
@@ -106,9 +107,7 @@ def test_a_commit_whose_answer_was_lost_is_not_done_twice(
         lambda: store.add("c1", Message(id="h", author=Author.HUMAN, text="Hello")),
         lambda: store.begin_turn("c1", (), other),
         lambda: store.undo_turn("r2", ()),
-        lambda: store.import_conversations(
-            [(info("c2"), [question.model_copy(update={"id": "i"})])]
-        ),
+        lambda: store.import_conversations([(info("c2"), [imported])]),
         lambda: store.rename("c2", "Title"),
         lambda: store.annotate("c2", {"tags": ["t"]}),
         lambda: store.delete("c2"),
@@ -183,8 +182,9 @@ def test_an_unknown_database_is_named(postgres_url: str) -> None:
 
 
 def test_a_url_that_cannot_be_read_is_refused() -> None:
-    with pytest.raises(UsageError, match="cannot be read"):
-        open_sql_store("postgresql://host:port:port/x")
+    with pytest.raises(UsageError, match="cannot be read") as caught:
+        open_sql_store("postgresql://someone:ses:ame@host:sesame/x")
+    assert "sesame" not in str(caught.value)
 
 
 def test_a_user_who_may_create_nothing_is_told_what_the_owner_can_do(postgres_url: str) -> None:

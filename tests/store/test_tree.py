@@ -59,7 +59,6 @@ class Tree(RuleBasedStateMachine):
         self.name = self.database.format(folder=self.folder.name)
         self.store = open_store(self.name)
         self.numbers = count()
-        self.mark = "".join(c for c in str(id(self)) if c.isdigit())
         self.shapes: dict[str, Shape] = {}
         for _ in range(2):
             id_ = self.new("c")
@@ -230,8 +229,8 @@ def test_the_tree_in_memory_keeps_its_shape() -> None:
 
 
 def test_the_tree_in_sqlite_keeps_its_shape(tmp_path: Path) -> None:
-    explore("{folder}/quietdesk.db", 25)
+    explore("{folder}/quietdesk.db", 15)
 
 
 def test_the_tree_in_postgresql_keeps_its_shape(postgres_url: str) -> None:
-    explore(postgres_url, 8)
+    explore(postgres_url, 5)

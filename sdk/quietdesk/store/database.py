@@ -115,8 +115,7 @@ class Database:
         """
         statements = ["VACUUM"]
         if self.path is not None:
-            # Merged, the index forgets; written anew, the file has no gaps; the log is emptied.
-            statements.insert(0, "INSERT INTO search(search) VALUES ('optimize')")
+            # Written anew, the file has no gaps in which something may stand; then its log.
             statements.append("PRAGMA wal_checkpoint(TRUNCATE)")
         with self._alone() as connection:
             for statement in statements:
@@ -126,6 +125,16 @@ class Database:
                         f"The database {self.name} is in use by another process, so what was "
                         "erased still stands in its -wal file. Close the others and erase again."
                     )
+
+    def empty_log(self) -> None:
+        """Move SQLite's log into the file and empty it, unless somebody is reading."""
+        if self.path is not None:
+            with self._alone() as connection:
+                connection.exec_driver_sql("PRAGMA busy_timeout = 200")
+                try:
+                    connection.exec_driver_sql("PRAGMA wal_checkpoint(TRUNCATE)").scalar()
+                finally:
+                    connection.exec_driver_sql(f"PRAGMA busy_timeout = {int(BUSY_S * 1000)}")
 
     @contextmanager
     def _alone(self) -> Iterator[Connection]:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from sqlalchemy import (
+    ARRAY,
     Connection,
     Select,
     Text,
@@ -21,9 +22,8 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, TSQUERY
 
-from quietdesk.store.schema import PLACE_BITS, conversation, message, search
+from quietdesk.store.schema import PLACE_BITS, WordQuery, conversation, message, search
 from quietdesk.store.words import Query, words
 
 _BLOCK = 500
@@ -109,9 +109,12 @@ class SearchIndex:
             last = rows[-1].number
 
     def remove(self, connection: Connection, numbers: Sequence[int]) -> None:
-        """Find these conversations no more."""
+        """Find these conversations no more, and forget their words."""
         for number in numbers:
             self._remove(connection, number, 0, (1 << PLACE_BITS) - 1)
+        if self._sqlite and numbers:
+            # Until its parts are merged, FTS5 keeps a removed word and a note that it was removed.
+            connection.execute(text("INSERT INTO search(search) VALUES ('optimize')"))
 
     def matching(self, asked: Query) -> list[Select[tuple[int]] | TextualSelect]:
         """For each word that is looked for, the numbers of the conversations that have it."""
@@ -132,7 +135,7 @@ class SearchIndex:
                 pattern = f"'{word}'" + (":*" if cut else "")
                 found.append(
                     select(search.c.conversation).where(
-                        search.c.words.op("@@")(cast(pattern, TSQUERY))
+                        search.c.words.op("@@")(cast(pattern, WordQuery))
                     )
                 )
         return found

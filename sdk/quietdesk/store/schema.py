@@ -26,7 +26,7 @@ from sqlalchemy import (
     TypeDecorator,
     text,
 )
-from sqlalchemy.dialects.postgresql import TSVECTOR
+from sqlalchemy.types import UserDefinedType
 
 HEAD = "0002"
 """The revision that these tables are; migrations lead here."""
@@ -66,6 +66,26 @@ class Plain(TypeDecorator[str]):
         if value is None or "\x10" not in value:
             return value
         return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), value)
+
+
+class WordVector(UserDefinedType[str]):
+    """PostgreSQL's TSVECTOR, here so that SQLite's users need not load that dialect."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in SQL."""
+        return "TSVECTOR"
+
+
+class WordQuery(UserDefinedType[str]):
+    """PostgreSQL's TSQUERY."""
+
+    cache_ok = True
+
+    def get_col_spec(self, **_: Any) -> str:
+        """The type's name in SQL."""
+        return "TSQUERY"
 
 
 Number = BigInteger().with_variant(Integer(), "sqlite")
@@ -173,14 +193,17 @@ search = Table(
     postgres_metadata,
     Column("conversation", BigInteger, primary_key=True, autoincrement=False),
     Column("place", Integer, primary_key=True, autoincrement=False),
-    Column("words", TSVECTOR, nullable=False),
-    Index("ix_search_words", "words", postgresql_using="gin"),
+    Column("words", WordVector, nullable=False),
 )
 
 SQLITE_SEARCH = """
     CREATE VIRTUAL TABLE search USING fts5(words, tokenize = 'ascii', detail = none, columnsize = 0)
 """
 """`words` are folded and cut already, hence the plainest tokenizer."""
+
+
+POSTGRES_SEARCH = f"CREATE INDEX ix_search_words ON {POSTGRES_SCHEMA}.search USING gin (words)"
+"""As SQL, because `Index` would load the whole dialect for it, for SQLite's users too."""
 
 
 def create(connection: Connection) -> None:
@@ -191,4 +214,5 @@ def create(connection: Connection) -> None:
         connection.execute(text(f"PRAGMA application_id = {APPLICATION_ID}"))
     else:
         postgres_metadata.create_all(connection, checkfirst=False)
+        connection.exec_driver_sql(POSTGRES_SEARCH)
     connection.execute(version.insert().values(version_num=HEAD))

@@ -14,26 +14,18 @@ from datetime import datetime
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
     Connection,
     Executable,
     Row,
     and_,
-    bindparam,
-    case,
-    cast,
     delete,
     exists,
     func,
-    insert,
-    literal_column,
     select,
     tuple_,
     update,
 )
-from sqlalchemy.dialects.postgresql import insert as postgres_insert
-from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 from sqlalchemy.exc import IntegrityError
 
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
@@ -46,11 +38,30 @@ from quietdesk.store.memory import MemoryStore
 from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
 from quietdesk.store.schema import (
     AUTHOR,
-    Plain,
     conversation,
     facet,
     message,
     open_reply,
+)
+from quietdesk.store.statements import (
+    ADD_CONVERSATION,
+    ADD_MESSAGE,
+    AT,
+    BY_ID,
+    CLOSE_REPLY,
+    FIND,
+    FINISH,
+    HOLD,
+    IDS,
+    INFO,
+    INTERRUPT,
+    LEAF,
+    MESSAGES,
+    MOVE_LEAF,
+    OPEN_AT,
+    SAY,
+    USED,
+    Dialect,
 )
 from quietdesk.store.words import query as words_of_query
 from quietdesk.types import (
@@ -68,48 +79,13 @@ _CHUNK = 500
 Spot = tuple[int, int]
 """Where a message stands: its conversation's number and its place there."""
 
-_leaf = message.alias("leaf")
-_above = message.alias("above")
-_MESSAGE = select(
-    message, open_reply.c.host, open_reply.c.pid, open_reply.c.started, open_reply.c.heartbeat
-).outerjoin_from(
-    message,
-    open_reply,
-    and_(
-        open_reply.c.conversation == message.c.conversation, open_reply.c.place == message.c.place
-    ),
-)
-_MESSAGES = _MESSAGE.where(message.c.conversation == bindparam("of")).order_by(message.c.place)
-_INFO = (
-    select(
-        conversation,
-        _leaf.c.depth,
-        # Escapes may make a text up to five times longer than it is.
-        func.substr(_leaf.c.text, 1, 1000, type_=Plain).label("last_text"),
-        func.substr(_above.c.text, 1, 1000, type_=Plain).label("text_before"),
-    )
-    .outerjoin_from(
-        conversation,
-        _leaf,
-        and_(_leaf.c.conversation == conversation.c.number, _leaf.c.place == conversation.c.leaf),
-    )
-    .outerjoin(
-        _above,
-        and_(_above.c.conversation == _leaf.c.conversation, _above.c.place == _leaf.c.parent),
-    )
-)
-_FIND = select(conversation).where(conversation.c.id == bindparam("id"))
-_HOLD = _FIND.with_for_update()
-_AT = and_(message.c.conversation == bindparam("of"), message.c.place == bindparam("at"))
-_OPEN_AT = and_(open_reply.c.conversation == bindparam("of"), open_reply.c.place == bindparam("at"))
-
 
 @dataclass(frozen=True, slots=True)
 class _Found:
     """A message that is looked for by its id."""
 
     spot: Spot
-    parent: int | None
+    depth: int
     text: str
     finish_reason: str | None
 
@@ -139,14 +115,7 @@ class SqlStore:
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         self._sqlite = database.path is not None
-        insert_facet = sqlite_insert if self._sqlite else postgres_insert
-        self._add_facet = insert_facet(facet).on_conflict_do_nothing()
-        self._clock: ColumnElement[int] = (
-            # The database's own clock: machines that share it may disagree about the time.
-            cast((func.julianday("now") - 2440587.5) * 86_400_000_000, BigInteger)
-            if self._sqlite
-            else cast(literal_column("extract(epoch from clock_timestamp()) * 1000000"), BigInteger)
-        )
+        self._sql = Dialect(sqlite=self._sqlite)
         self._index = SearchIndex(sqlite=self._sqlite)
         if not database.readonly:
             self._repair()
@@ -157,7 +126,7 @@ class SqlStore:
         """Keep a new conversation."""
 
         def work(connection: Connection, again: bool) -> None:
-            if again and connection.execute(_FIND, {"id": info.id}).first() is not None:
+            if again and connection.execute(FIND, {"id": info.id}).first() is not None:
                 return
             try:
                 self._insert_conversation(connection, info)
@@ -170,7 +139,7 @@ class SqlStore:
     def conversation(self, conversation_id: str) -> ConversationInfo:
         """One conversation, by its id or by a beginning of it that fits only one."""
         with self._read() as connection:
-            row = connection.execute(_INFO.where(conversation.c.id == conversation_id)).first()
+            row = connection.execute(INFO.where(conversation.c.id == conversation_id)).first()
             if row is not None and row.deleted_at is None:
                 return to_info(row)
             if row is None and conversation_id:
@@ -179,7 +148,7 @@ class SqlStore:
                     conversation.c.id < conversation_id + "\U0010ffff",
                     conversation.c.deleted_at.is_(None),
                 )
-                rows = connection.execute(_INFO.where(begins).limit(10)).all()
+                rows = connection.execute(INFO.where(begins).limit(10)).all()
                 if len(rows) == 1:
                     return to_info(rows[0])
                 if rows:
@@ -227,7 +196,7 @@ class SqlStore:
             chosen = chosen.where(conversation.c.number.in_(matching))
         chosen = chosen.order_by(*by_use).limit(limit).offset(offset)
         # The page first: what a list shows of each is read for those on it only.
-        page = _INFO.where(conversation.c.number.in_(chosen)).order_by(*by_use)
+        page = INFO.where(conversation.c.number.in_(chosen)).order_by(*by_use)
         with self._read() as connection:
             return [to_info(row) for row in connection.execute(page)]
 
@@ -339,32 +308,25 @@ class SqlStore:
         def work(connection: Connection, again: bool) -> Spot:
             held = self._hold(connection, conversation_id)
             number = held.number
-            opened = connection.execute(
-                select(open_reply, message.c.id, self._clock.label("now"))
-                .join_from(open_reply, message)
-                .where(open_reply.c.conversation == number)
-            ).first()
+            opened = connection.execute(self._sql.open_in, {"of": number}).first()
             if opened is not None:
                 if again and opened.id == reply.id:
                     return number, opened.place
                 if _alive(opened, opened.now):
                     raise ConversationBusyError(conversation_id)
                 self._interrupt(connection, (number, opened.place))
-            leaf_id = self._leaf_id(connection, held)
-            tree.check_leaf(conversation_id, leaf_id, after)
-            placed = tree.hang(said, reply, leaf_id)
-            places = self._insert_messages(connection, held, conversation_id, placed)
+            places = self._hang(connection, held, said, reply, after)
             connection.execute(
-                insert(open_reply).values(
-                    conversation=number,
-                    place=places[-1],
-                    host=writer.host,
-                    pid=writer.pid,
-                    started=writer.started,
-                    heartbeat=self._clock,
-                    earlier_leaf=held.leaf,
-                    earlier_updated_at=held.updated_at,
-                )
+                self._sql.open_reply,
+                {
+                    "conversation": number,
+                    "place": places[-1],
+                    "host": writer.host,
+                    "pid": writer.pid,
+                    "started": writer.started,
+                    "earlier_leaf": held.leaf,
+                    "earlier_updated_at": held.updated_at,
+                },
             )
             texts = [(place, m.text) for place, m in zip(places, said, strict=False)]
             self._index.add(connection, number, texts)
@@ -386,8 +348,7 @@ class SqlStore:
             held = self._hold(connection, conversation_id)
             if again and self._by_id(connection, message.id) is not None:
                 return
-            placed = tree.hang((message,), None, self._leaf_id(connection, held))
-            places = self._insert_messages(connection, held, conversation_id, placed)
+            places = self._hang(connection, held, (message,), None, None)
             self._index.add(connection, held.number, [(places[0], message.text)])
 
         self._write(work)
@@ -399,14 +360,8 @@ class SqlStore:
             spot = self._mine.get(reply_id) or self._known(connection, reply_id).spot
             at = {"of": spot[0], "at": spot[1]}
             # The open reply first, as everywhere: writers that lock in one order never deadlock.
-            connection.execute(update(open_reply).where(_OPEN_AT).values(heartbeat=self._clock), at)
-            unfinished = message.c.finish_reason.is_(None) | (
-                # Taken for dead meanwhile, because this writer could not be seen.
-                message.c.finish_reason == FinishReason.INTERRUPTED.value
-            )
-            changed = connection.execute(
-                update(message).where(_AT, unfinished).values(text=text), at
-            )
+            connection.execute(self._sql.beat, at)
+            changed = connection.execute(SAY, {**at, "said": text})
             if changed.rowcount == 0:
                 raise tree.closed_reply(reply_id)
 
@@ -419,35 +374,22 @@ class SqlStore:
         all the same.
         """
         tree.check_closed(reply)
-        values = message_columns(reply)
-        kept = {
-            name: values[name]
-            for name in (
-                "text",
-                "finish_reason",
-                "tool_call_id",
-                "tool_calls",
-                "model",
-                "pinned",
-                "usage",
-                "context",
-            )
-        }
+        columns = {f"new_{name}": value for name, value in message_columns(reply).items()}
 
         def work(connection: Connection, again: bool) -> None:
             found = self._known(connection, reply.id)
             number, place = found.spot
             at = {"of": number, "at": place}
             # The conversation first, as everywhere: writers that lock in one order never deadlock.
-            connection.execute(_used_now(), {"of": number, "now": now()})
-            closed = connection.execute(delete(open_reply).where(_OPEN_AT), at).rowcount
+            connection.execute(USED, {"of": number, "now": now()})
+            closed = connection.execute(CLOSE_REPLY, at).rowcount
             interrupted = not closed
             if interrupted:
                 if (found.text, found.finish_reason) == (reply.text, reply.finish_reason):
                     return
                 if found.finish_reason != FinishReason.INTERRUPTED:
                     raise tree.closed_reply(reply.id)
-            connection.execute(update(message).where(_AT).values(kept), at)
+            connection.execute(FINISH, columns | at)
             if interrupted:
                 self._index.rebuild(connection, number)
             else:
@@ -471,7 +413,7 @@ class SqlStore:
                 select(conversation).where(conversation.c.number == number).with_for_update()
             ).one()
             opened = connection.execute(
-                select(open_reply).where(_OPEN_AT), {"of": number, "at": place}
+                select(open_reply).where(OPEN_AT), {"of": number, "at": place}
             ).first()
             gone = {self._place(connection, held.id, number, id_) for id_ in said_ids} | {place}
             follower = connection.execute(
@@ -487,7 +429,7 @@ class SqlStore:
                 leaf, used = opened.earlier_leaf, opened.earlier_updated_at
             else:
                 leaf = connection.scalar(
-                    select(message.c.parent).where(_AT), {"of": number, "at": min(gone)}
+                    select(message.c.parent).where(AT), {"of": number, "at": min(gone)}
                 )
                 used = held.updated_at
             connection.execute(
@@ -542,11 +484,10 @@ class SqlStore:
                             "depth": depths[m.id],
                         }
                     )
-                connection.execute(insert(message), rows)
+                connection.execute(ADD_MESSAGE, rows)
+                n, used = len(messages), micros(info.updated_at)
                 connection.execute(
-                    update(conversation)
-                    .where(conversation.c.number == number)
-                    .values(leaf=len(messages), last_place=len(messages))
+                    MOVE_LEAF, {"of": number, "leaf": n, "last_place": n, "now": used}
                 )
                 self._index.add(
                     connection, number, [(places[m.id], m.text) for m in messages], new=True
@@ -562,7 +503,7 @@ class SqlStore:
         """Everything that is kept about a customer, deleted conversations too, as plain JSON."""
         with self._read() as connection:
             theirs = connection.execute(
-                _INFO.where(conversation.c.customer == customer).order_by(conversation.c.number)
+                INFO.where(conversation.c.customer == customer).order_by(conversation.c.number)
             ).all()
             found = []
             for row in theirs:
@@ -619,8 +560,8 @@ class SqlStore:
             ):
                 problems.append(f"Message {row.id!r} has a wrong depth in its tree.")
             for row in connection.execute(
-                _INFO.where(
-                    (conversation.c.leaf.is_not(None) & _leaf.c.place.is_(None))
+                INFO.where(
+                    (conversation.c.leaf.is_not(None) & INFO.selected_columns.leaf_place.is_(None))
                     | (
                         conversation.c.leaf.is_(None)
                         & exists().where(message.c.conversation == conversation.c.number)
@@ -682,7 +623,7 @@ class SqlStore:
             raise StoreError("The store is closed. Open the assistant again.")
 
     def _find(self, connection: Connection, conversation_id: str) -> Row[Any]:
-        row = connection.execute(_FIND, {"id": conversation_id}).first()
+        row = connection.execute(FIND, {"id": conversation_id}).first()
         if row is None or row.deleted_at is not None:
             raise self._unknown(connection, conversation_id, deleted=row is not None)
         return row
@@ -691,7 +632,7 @@ class SqlStore:
         self, connection: Connection, conversation_id: str, deleted: bool = False
     ) -> Row[Any]:
         """The conversation's row, locked until the transaction ends."""
-        row = connection.execute(_HOLD, {"id": conversation_id}).first()
+        row = connection.execute(HOLD, {"id": conversation_id}).first()
         if row is None or (row.deleted_at is not None and not deleted):
             raise self._unknown(connection, conversation_id, deleted=row is not None)
         return row
@@ -720,16 +661,17 @@ class SqlStore:
 
     def _insert_conversation(self, connection: Connection, info: ConversationInfo) -> int:
         done = connection.execute(
-            insert(conversation).values(
-                id=info.id,
-                title=info.title,
-                customer=info.customer,
-                system=info.system,
-                metadata=tree.check_metadata(info.metadata),
-                created_at=micros(info.created_at),
-                updated_at=micros(info.updated_at),
-                last_place=0,
-            )
+            ADD_CONVERSATION,
+            {
+                "id": info.id,
+                "title": info.title,
+                "customer": info.customer,
+                "system": info.system,
+                "metadata": tree.check_metadata(info.metadata),
+                "created_at": micros(info.created_at),
+                "updated_at": micros(info.updated_at),
+                "last_place": 0,
+            },
         )
         assert done.inserted_primary_key is not None
         number: int = done.inserted_primary_key[0]
@@ -744,7 +686,7 @@ class SqlStore:
             {"conversation": number, "name": name, "value": value} for name, value in sorted(facets)
         ]
         if found:
-            connection.execute(self._add_facet, found)
+            connection.execute(self._sql.add_facet, found)
 
     def _count_authors(self, connection: Connection, number: int) -> None:
         """Say anew who speaks in a conversation, after messages went."""
@@ -755,30 +697,31 @@ class SqlStore:
         authors = connection.scalars(there).all()
         self._insert_facets(connection, number, {(AUTHOR, author) for author in authors})
 
-    def _insert_messages(
+    def _hang(
         self,
         connection: Connection,
         held: Row[Any],
-        conversation_id: str,
-        placed: Sequence[Message],
+        said: Sequence[Message],
+        reply: Message | None,
+        after: str | None,
     ) -> list[int]:
-        """Insert messages whose parents are known, make the last one the leaf; their places."""
+        """Insert the messages of a turn where they belong, the last one as leaf; their places."""
         number = held.number
         where: dict[str | None, tuple[int | None, int]] = {None: (None, 0)}
+        leaf_id = None
+        if held.leaf is not None:
+            leaf_id, depth = connection.execute(LEAF, {"of": number, "at": held.leaf}).one()
+            where[leaf_id] = (held.leaf, depth)
+        tree.check_leaf(held.id, leaf_id, after)
+        placed = tree.hang(said, reply, leaf_id)
         rows = []
         for place, m in enumerate(placed, held.last_place + 1):
             if m.parent_id not in where:
-                found = connection.execute(
-                    select(message.c.place, message.c.depth).where(
-                        message.c.id == m.parent_id, message.c.conversation == number
-                    )
-                ).first()
-                if found is None:
-                    known = connection.scalars(
-                        select(message.c.id).where(message.c.conversation == number)
-                    )
-                    raise tree.unknown_message(conversation_id, m.parent_id or "", known)
-                where[m.parent_id] = (found.place, found.depth)
+                found = self._by_id(connection, m.parent_id or "")
+                if found is None or found.spot[0] != number:
+                    known = connection.scalars(IDS, {"of": number})
+                    raise tree.unknown_message(held.id, m.parent_id or "", known)
+                where[m.parent_id] = (found.spot[1], found.depth)
             parent, depth = where[m.parent_id]
             where[m.id] = (place, depth + 1)
             rows.append(
@@ -791,25 +734,14 @@ class SqlStore:
                 }
             )
         last = held.last_place + len(rows)
-        connection.execute(
-            update(conversation)
-            .where(conversation.c.number == number)
-            .values(leaf=last, last_place=last, updated_at=max(held.updated_at, now()))
-        )
+        used = max(held.updated_at, now())
+        connection.execute(MOVE_LEAF, {"of": number, "leaf": last, "last_place": last, "now": used})
         try:
-            connection.execute(insert(message), rows)
+            connection.execute(ADD_MESSAGE, rows)
         except IntegrityError as error:
             raise tree.taken_message(*(m.id for m in placed)) from error
-        authors = {(AUTHOR, m.author.value) for m in placed}
-        self._insert_facets(connection, number, authors)
+        self._insert_facets(connection, number, {(AUTHOR, m.author.value) for m in placed})
         return [row["place"] for row in rows]
-
-    def _leaf_id(self, connection: Connection, held: Row[Any]) -> str | None:
-        if held.leaf is None:
-            return None
-        return connection.scalar(
-            select(message.c.id).where(_AT), {"of": held.number, "at": held.leaf}
-        )
 
     def _place(
         self, connection: Connection, conversation_id: str, number: int, message_id: str
@@ -823,10 +755,10 @@ class SqlStore:
         return place
 
     def _by_id(self, connection: Connection, message_id: str) -> _Found | None:
-        row = connection.execute(select(message).where(message.c.id == message_id)).first()
+        row = connection.execute(BY_ID, {"id": message_id}).first()
         if row is None:
             return None
-        return _Found((row.conversation, row.place), row.parent, row.text, row.finish_reason)
+        return _Found((row.conversation, row.place), row.depth, row.text, row.finish_reason)
 
     def _known(self, connection: Connection, message_id: str) -> _Found:
         found = self._by_id(connection, message_id)
@@ -835,7 +767,7 @@ class SqlStore:
         return found
 
     def _rows(self, connection: Connection, number: int) -> dict[int, Row[Any]]:
-        return {row.place: row for row in connection.execute(_MESSAGES, {"of": number})}
+        return {row.place: row for row in connection.execute(MESSAGES, {"of": number})}
 
     def _messages(
         self,
@@ -848,7 +780,7 @@ class SqlStore:
         for row in chosen:
             reason = row.finish_reason
             if row.host is not None:
-                now = connection.scalar(select(self._clock)) or 0
+                now = connection.scalar(self._sql.time) or 0
                 reason = None if _alive(row, now) else FinishReason.INTERRUPTED.value
             parent_id = rows[row.parent].id if row.parent is not None else None
             found.append(to_message(row, parent_id, reason, reports=reports))
@@ -858,7 +790,7 @@ class SqlStore:
 
     def _repair(self) -> None:
         """Mark the replies of dead writers as interrupted."""
-        opened = select(open_reply, self._clock.label("now"))
+        opened = select(open_reply, self._sql.clock.label("now"))
 
         def look(again: bool) -> bool:
             with self._read() as connection:
@@ -877,12 +809,10 @@ class SqlStore:
     def _interrupt(self, connection: Connection, spot: Spot) -> None:
         """End an open reply whose writer is gone with what was checkpointed."""
         at = {"of": spot[0], "at": spot[1]}
-        if not connection.execute(delete(open_reply).where(_OPEN_AT), at).rowcount:
+        if not connection.execute(CLOSE_REPLY, at).rowcount:
             return
-        connection.execute(
-            update(message).where(_AT).values(finish_reason=FinishReason.INTERRUPTED.value), at
-        )
-        said = connection.scalar(select(message.c.text).where(_AT), at) or ""
+        connection.execute(INTERRUPT, at)
+        said = connection.scalar(select(message.c.text).where(AT), at) or ""
         self._index.add(connection, spot[0], [(spot[1], said)])
 
     def _interrupt_all(self, connection: Connection, spots: Iterable[Spot]) -> None:
@@ -899,7 +829,7 @@ class SqlStore:
                     beat = (
                         update(open_reply)
                         .where(tuple_(open_reply.c.conversation, open_reply.c.place).in_(part))
-                        .values(heartbeat=self._clock)
+                        .values(heartbeat=self._sql.clock)
                     )
                     self.database.write(_running(beat), durable=False)
             except StoreError:
@@ -916,29 +846,32 @@ class SqlStore:
                     select(conversation.c.number, conversation.c.id).where(chosen).with_for_update()
                 ).all()
                 names = {row.number: row.id for row in rows}
+                gone: list[int] = []
                 for part in _chunks(list(names)):
                     opened = connection.execute(
-                        select(open_reply, self._clock.label("now")).where(
+                        select(open_reply, self._sql.clock.label("now")).where(
                             open_reply.c.conversation.in_(part)
                         )
                     ).all()
                     busy = {row.conversation for row in opened if _alive(row, row.now)}
                     if busy and refuse_busy:
                         raise ConversationBusyError(names[min(busy)])
-                    gone = [number for number in part if number not in busy]
-                    self._remove_rows(connection, gone)
-                    count += len(gone)
+                    gone += [number for number in part if number not in busy]
+                self._remove_rows(connection, gone)
+                count += len(gone)
             return count
 
-        return self._write(work)
+        removed = self._write(work)
+        if removed:
+            self.database.empty_log()
+        return removed
 
     def _remove_rows(self, connection: Connection, numbers: Sequence[int]) -> None:
-        if not numbers:
-            return
         self._index.remove(connection, numbers)
-        for table in (open_reply, facet, message):
-            connection.execute(delete(table).where(table.c.conversation.in_(numbers)))
-        connection.execute(delete(conversation).where(conversation.c.number.in_(numbers)))
+        for part in _chunks(numbers):
+            for table in (open_reply, facet, message):
+                connection.execute(delete(table).where(table.c.conversation.in_(part)))
+            connection.execute(delete(conversation).where(conversation.c.number.in_(part)))
 
 
 def open_store(database: str) -> Store:
@@ -973,19 +906,6 @@ def _running(statement: Executable) -> Callable[[Connection, bool], None]:
         connection.execute(statement)
 
     return work
-
-
-def _used_now() -> Any:
-    return (
-        update(conversation)
-        .where(conversation.c.number == bindparam("of"))
-        .values(
-            updated_at=case(
-                (conversation.c.updated_at < bindparam("now"), bindparam("now")),
-                else_=conversation.c.updated_at,
-            )
-        )
-    )
 
 
 def _alive(row: Row[Any], now: int) -> bool:
