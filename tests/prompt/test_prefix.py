@@ -143,6 +143,11 @@ def test_replay_without_reports_leads_to_the_same_prompt(starter, policy):
         fitted = window.fit(said, SYSTEM, 128, previous=previous)
         bare = starter.window(n_ctx=1024, policy=policy).fit(said, SYSTEM, 128)
         same += fitted.report.cursor == bare.report.cursor
+        if i % 7 == 3:  # a person answers now and then, and nothing is fitted for it
+            said.append(message(f"h{i}", Author.HUMAN, REPLIES[1].format(i=i) * 3))
+            said.append(message(f"k{i}", Author.CUSTOMER, QUESTIONS[0] * 3))
+            said.append(message(f"l{i}", Author.HUMAN, REPLIES[1].format(i=i) * 3))
+            continue
         said.append(message(f"r{i}", Author.BOT, REPLIES[i % 4].format(i=i)))
         previous = fitted.report
     assert same == 40

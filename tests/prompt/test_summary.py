@@ -242,6 +242,23 @@ def test_summary_stands_on_the_users_side_before_the_kept_turns(starter):
     assert item.tokens == pytest.approx(takes, abs=2)
 
 
+@pytest.mark.parametrize("reports", [True, False])
+def test_summariser_is_asked_once_for_each_compaction(starter, reports):
+    asked = []
+
+    def note(previous, messages, max_tokens):
+        asked.append(len(messages))
+        return f"So far: {len(asked)}."
+
+    window = starter.window(n_ctx=1024, policy="summary", summarise=note)
+    fitted, said = converse(window, reports=reports, n_compactions=5)
+    assert len(asked) == 5
+    assert "So far: 5." in fitted.text
+    gone = sum(item.outcome is ContextOutcome.SUMMARISED for item in fitted.report.items)
+    assert (sum(asked) == gone) if reports else (asked[-1] == gone)
+    assert len(said) > gone
+
+
 def test_facts_without_room_are_counted(starter):
     window = starter.window(n_ctx=500, policy="summary")
     said = []

@@ -397,6 +397,19 @@ def test_passages_without_room_are_left_out_worst_first():
     assert all(item.reason for item in items[1:])
 
 
+def test_passage_that_would_overflow_by_its_headings_is_the_last_one():
+    window = window_of(n_ctx=1100, passage_share=1.0)
+    empty = window.fit(talk(0), "", 100)
+    room = 1000 - len(empty.tokens)
+    passages = [Passage(id=f"p{i}", text=f"({i})" + "y" * (room // 2 - 16)) for i in range(2)]
+    fitted = window.fit(talk(0), "", 100, passages)
+    first, last = (item for item in fitted.report.items if item.kind == "passage")
+    assert first.outcome is ContextOutcome.KEPT
+    assert last.outcome is ContextOutcome.EVICTED
+    assert "there was no room" in last.reason
+    assert "(0)" in fitted.text and "(1)" not in fitted.text
+
+
 def test_two_passages_of_one_id_are_told_apart():
     passages = [Passage(id="same", text="A" * 400), Passage(id="same", text="B" * 400)]
     fitted = window_of(n_ctx=1100).fit(talk(0), "", 100, passages)
