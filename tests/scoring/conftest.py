@@ -1,5 +1,6 @@
 import os
 import random
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -239,3 +240,52 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no public data at {folder} (QUIETDESK_TEST_DATA names another folder)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_talks():
+    """A maker of n invented conversations, which differ with the seed."""
+
+    def make(n: int, seed: int = 0, quality: float = 0.7, customers: int = 0) -> list[Transcript]:
+        rng = random.Random(seed)
+        return [_talk(rng, place, quality, customers) for place in range(n)]
+
+    return make
+
+
+ASKED = [
+    ("Where is my parcel?", "It left our warehouse on Tuesday and takes two days.", "delivery"),
+    ("I want a refund for order 4711.", "I have started the refund; it takes a week.", "refund"),
+    ("How do I change my password?", "Open Settings, then Security.", "account"),
+    ("Does it ship to Norway?", "Yes, we ship to Norway.", "delivery"),
+]
+
+
+def _talk(rng: random.Random, place: int, quality: float, customers: int) -> Transcript:
+    # Inputs depend on the place alone, so that two seeds give two bots' answers to the same people.
+    asks = random.Random(place)
+    time = datetime(2025, 1, 6, tzinfo=UTC) + timedelta(hours=5 * place)
+    messages = []
+    for _ in range(asks.randint(1, 4)):
+        question, answer, intent = asks.choice(ASKED)
+        good = rng.random() < quality
+        said = answer if good else "I am sorry, I did not understand that."
+        guess = intent if rng.random() < quality else rng.choice(ASKED)[2]
+        time += timedelta(seconds=asks.uniform(20, 90))
+        asked = TranscriptMessage(
+            author="customer",
+            text=question,
+            created_at=time,
+            labels={"intent": (intent,)},
+            predictions={"intent": (guess,)},
+        )
+        time += timedelta(seconds=rng.uniform(1, 9))
+        references = (answer,) if asks.random() < 0.7 else ()
+        reply = TranscriptMessage(author="bot", text=said, created_at=time, references=references)
+        messages += [asked, reply]
+    return Transcript(
+        id=f"talk-{place}",
+        customer=f"customer-{asks.randrange(customers)}" if customers else None,
+        messages=tuple(messages),
+        metadata={"channel": asks.choice(["web", "app"]), "deep": {"team": place % 3}},
+    )
