@@ -15,6 +15,7 @@ from quietdesk.cli import (
     bench,
     chat,
     compare,
+    convert,
     doctor,
     evaluate,
     fit,
@@ -45,6 +46,7 @@ app.add_typer(sessions.app, name="sessions")
 app.add_typer(models.app, name="models")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)
+app.command("convert")(convert.convert)
 app.command("score")(score.score)
 app.command("compare")(compare.compare)
 app.command("gate")(gate.gate)

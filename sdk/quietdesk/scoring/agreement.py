@@ -123,6 +123,8 @@ def one_rater(votes: FloatArray, offsets: IntArray) -> float:
     case = np.repeat(np.arange(len(size)), size)
     several = size[case] > 1
     case, single = case[several], votes[several]
+    if not len(single):
+        return float("nan")
     return spearman(single, (total[case] - single) / (size[case] - 1))
 
 

@@ -3,11 +3,20 @@
 from collections.abc import Sequence
 
 from quietdesk.errors import UnknownNameError
-from quietdesk.scoring import commitments, friction, grounding, labels, outcome, reference
+from quietdesk.scoring import (
+    commitments,
+    friction,
+    grounding,
+    labels,
+    outcome,
+    reference,
+    satisfaction,
+)
 from quietdesk.scoring.base import Metric
 
-NOT_BY_DEFAULT = frozenset({"ter", "chrf++"})
-"""TER is slow; chrF++ says little that chrF does not."""
+NOT_BY_DEFAULT = frozenset({"ter", "chrf++", "satisfaction", "dissatisfied", "turn_satisfaction"})
+"""TER is slow; chrF++ says little that chrF does not; estimates are for those who know their
+agreement with people."""
 
 
 def all_metrics() -> dict[str, Metric]:
@@ -19,6 +28,7 @@ def all_metrics() -> dict[str, Metric]:
         *friction.metrics(),
         *grounding.metrics(),
         *commitments.metrics(),
+        *satisfaction.metrics(),
     ]
     return {metric.name: metric for metric in found}
 
@@ -31,10 +41,12 @@ def default_metrics() -> list[Metric]:
 def find_metrics(wanted: Sequence[str | Metric]) -> list[Metric]:
     """The metrics of these names; a metric itself stays what it is.
 
-    `default` is all of `default_metrics`; `bleu:<tokenizer>` is BLEU with another tokenizer.
+    `default` is all of `default_metrics`; `bleu:<tokenizer>` is BLEU with another tokenizer;
+    `satisfaction:<file>` is the satisfaction metrics with an own estimator.
 
     Raises:
         UnknownNameError: no such metric or tokenizer, with the nearest names.
+        UsageError: the file holds no estimator.
     """
     known = all_metrics()
     found: dict[str, Metric] = {}
@@ -46,6 +58,9 @@ def find_metrics(wanted: Sequence[str | Metric]) -> list[Metric]:
         elif item.startswith("bleu:"):
             metric = reference.Bleu(item.removeprefix("bleu:"))
             found[metric.name] = metric
+        elif item.startswith("satisfaction:"):
+            estimator = satisfaction.Estimator.load(item.removeprefix("satisfaction:"))
+            found.update((metric.name, metric) for metric in satisfaction.metrics(estimator))
         elif item in known:
             found[item] = known[item]
         else:

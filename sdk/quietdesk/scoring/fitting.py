@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.optimize import minimize
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
+from threadpoolctl import threadpool_limits
 
 from quietdesk.errors import UsageError
 from quietdesk.scoring.agreement import Agreement, agreement
@@ -70,6 +71,11 @@ class Recipe:
     max_leaves: int = 15
     min_leaf: int = 40
     feature_share: float = 0.25
+    looks: tuple[str, ...] = ("features", "text", "trees")
+    """What a turn is looked at by. Only features carry over between topics."""
+    signs: Mapping[str, int] = field(default_factory=dict)
+    """Features that may count, each with the direction that it may count in, 1 or -1; all features,
+    in any direction, where there are none. What is known beforehand need not be learned wrongly."""
 
 
 class Votes(NamedTuple):
@@ -126,6 +132,9 @@ class Labelled:
     whole: Votes
     groups: IntArray
     scale: FloatArray
+    sets: IntArray
+    """Shape (n_conversations,): the collection that each comes from. What sets two collections
+    apart teaches nothing about their turns: features and ratings are compared within one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,9 +197,9 @@ def labelled(conversations: Conversations, label: str | None = None) -> Labelled
     side = "agent" if by_agent > by_customer else "customer"
     rows = np.flatnonzero(seen.customer if side == "customer" else seen.agent)
     turns = of_messages.take(rows)
-    return Labelled(
-        conversations, side, rows, turns, of_whole, _groups(conversations), _scale(turns, of_whole)
-    )
+    scale = _scale(turns, of_whole)
+    one = np.zeros(conversations.n, np.int64)
+    return Labelled(conversations, side, rows, turns, of_whole, _groups(conversations), scale, one)
 
 
 def _votes(values: Any, offsets: IntArray) -> Votes:
@@ -264,6 +273,8 @@ class _Data(NamedTuple):
     y: FloatArray
     weight: FloatArray
     n: int
+    sets: IntArray
+    """Shape (n_turns,)."""
 
 
 def _data(labels: Labelled, recipe: Recipe) -> _Data:
@@ -274,7 +285,9 @@ def _data(labels: Labelled, recipe: Recipe) -> _Data:
     grams = {kind: _matrix(g) for kind, g in text_grams(seen, labels.rows).items()}
     of = labels.conversations.conversation_of[labels.rows]
     y = labels.turns.mean
-    return _Data(x, grams, of, y, np.minimum(labels.turns.size, 5.0), labels.conversations.n)
+    return _Data(
+        x, grams, of, y, np.minimum(labels.turns.size, 5.0), labels.conversations.n, labels.sets[of]
+    )
 
 
 def _matrix(grams: Grams) -> sparse.csr_matrix:
@@ -304,8 +317,15 @@ def fit(
     Raises:
         UsageError: too few labels.
     """
-    recipe = recipe or Recipe()
-    tell = progress or (lambda text: None)
+    # One thread: the fits are small, and threads that wait for each other on a busy machine cost
+    # many times what they save.
+    with threadpool_limits(1):
+        return _fit(labels, recipe or Recipe(), header or {}, progress or (lambda text: None))
+
+
+def _fit(
+    labels: Labelled, recipe: Recipe, header: Mapping[str, Any], tell: Callable[[str], None]
+) -> Fitted:
     rated = np.flatnonzero(labels.turns.size > 0)
     whole = np.flatnonzero(labels.whole.size > 0)
     if max(len(rated), len(whole)) < MIN_CASES:
@@ -340,7 +360,7 @@ def fit(
     arrays = _fit_part(labels, data, np.ones(data.n, np.bool_), rated, whole, recipe)
     covered = reading(labels.conversations).english.mean() if data.n else 0.0
     told = {
-        **(header or {}),
+        **header,
         "format": FORMAT,
         "scale": labels.scale.tolist(),
         "side": labels.side,
@@ -432,6 +452,8 @@ def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
     wide = standard(x, mean, spread)
     # Raters differ from conversation to conversation. What the features do not explain of a
     # conversation's mean is taken off before anything is learned from its turns.
+    y = _within(y, data.sets[rows])
+    wide = _within(wide, data.sets[rows])
     first = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
     rest = (y - first.predict(wide)) * weight
     size = np.bincount(of, minlength=data.n)
@@ -439,13 +461,66 @@ def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
         np.bincount(of, weights=weight, minlength=data.n) + recipe.shrink
     )
     y = y - np.where(size > 1, lenient, 0.0)[of]
-    by_x = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
-    found: Arrays = {
-        "x.mean": mean,
-        "x.spread": spread,
-        "x.weights": by_x.coef_,
-        "x.bias": np.array([by_x.intercept_]),
-    }
+    found: Arrays = {"x.mean": mean, "x.spread": spread}
+    if recipe.signs:
+        found["x.weights"] = _signed(wide, y, weight, recipe)
+        found["x.bias"] = np.array([np.average(y, weights=weight)])
+    else:
+        by_x = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
+        found["x.weights"], found["x.bias"] = by_x.coef_, np.array([by_x.intercept_])
+    center = float(np.average(y, weights=weight))
+    if "features" not in recipe.looks:
+        found["x.weights"], found["x.bias"] = np.zeros(x.shape[1]), np.array([center])
+    found.update(_fit_text(data, rows, y, weight, recipe) if "text" in recipe.looks else {})
+    if "text" not in recipe.looks:
+        found["text.bias"] = np.array([center])
+        for kind in TEXTS:
+            found[f"{kind}.idf"] = found[f"{kind}.weights"] = np.zeros(0, np.float32)
+    found.update(_fit_trees(x, y, recipe) if "trees" in recipe.looks else _no_trees(center))
+    return found
+
+
+def _within(values: FloatArray, sets: IntArray) -> FloatArray:
+    """Values with every set's mean moved to the mean of all."""
+    n = int(sets.max()) + 1
+    if n == 1:
+        return values
+    moved = values.copy()
+    for k in range(n):
+        mine = sets == k
+        if mine.any():
+            moved[mine] += values.mean(axis=0) - values[mine].mean(axis=0)
+    return moved
+
+
+def _signed(wide: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe) -> FloatArray:
+    """Ridge weights that keep to the recipe's signs; other features get 0."""
+    sign = np.array([recipe.signs.get(feature.name, 0) for feature in features()], np.float64)
+    used = np.flatnonzero(sign)
+    unknown = set(recipe.signs) - {feature.name for feature in features()}
+    assert not unknown, unknown
+    columns = wide[:, used] * sign[used]
+    centered = columns - np.average(columns, axis=0, weights=weight)
+    gram = (centered * weight[:, None]).T @ centered + recipe.x_alpha * np.eye(len(used))
+    goal = (centered * weight[:, None]).T @ (y - np.average(y, weights=weight))
+    scale = float(weight.sum())
+    found = minimize(
+        lambda w: float(w @ gram @ w / 2 - w @ goal) / scale,
+        np.zeros(len(used)),
+        jac=lambda w: (gram @ w - goal) / scale,
+        bounds=[(0, None)] * len(used),
+        method="L-BFGS-B",
+        options={"maxiter": 2000, "ftol": 1e-12, "gtol": 1e-10},
+    ).x
+    weights = np.zeros(len(sign))
+    weights[used] = found * sign[used]
+    return weights
+
+
+def _fit_text(
+    data: _Data, rows: IntArray, y: FloatArray, weight: FloatArray, recipe: Recipe
+) -> Arrays:
+    found: Arrays = {}
     blocks = []
     for kind in TEXTS:
         matrix = data.grams[kind][rows]
@@ -460,19 +535,31 @@ def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
     for kind, block in zip(TEXTS, blocks, strict=True):
         found[f"{kind}.weights"] = by_text.coef_[begin : begin + block.shape[1]].astype(np.float32)
         begin += block.shape[1]
+    return found
+
+
+def _no_trees(center: float) -> Arrays:
+    none = np.zeros(0, np.int32)
+    columns = ("feature", "left", "right", "root", "depth")
+    found: Arrays = {f"trees.{name}": none for name in columns}
+    found["trees.threshold"] = found["trees.value"] = np.zeros(0)
+    found["trees.bias"] = np.array([center])
+    return found
+
+
+def _fit_trees(x: npt.NDArray[np.float32], y: FloatArray, recipe: Recipe) -> Arrays:
     forest = HistGradientBoostingRegressor(
         max_iter=recipe.n_trees,
         learning_rate=recipe.learning_rate,
         max_leaf_nodes=recipe.max_leaves,
-        min_samples_leaf=min(recipe.min_leaf, max(5, len(rows) // 20)),
+        min_samples_leaf=min(recipe.min_leaf, max(5, len(y) // 20)),
         l2_regularization=10.0,
         max_features=recipe.feature_share,
         max_bins=63,
         early_stopping=False,
         random_state=recipe.seed,
     ).fit(x, y)
-    found.update(trees_of(forest))
-    return found
+    return trees_of(forest)
 
 
 def _weighted(matrix: sparse.csr_matrix, idf: npt.NDArray[np.float32]) -> sparse.csr_matrix:
@@ -513,6 +600,8 @@ def _looks(part: Arrays, data: _Data) -> FloatArray:
     """`first_looks` of every turn, from the matrices that are already there."""
     by_text = np.full(len(data.x), float(part["text.bias"][0]))
     for kind in TEXTS:
+        if not len(part[f"{kind}.idf"]):
+            continue
         idf = part[f"{kind}.idf"].astype(np.float64)
         matrix = data.grams[kind]
         over = matrix @ (idf * part[f"{kind}.weights"])

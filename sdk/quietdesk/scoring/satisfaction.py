@@ -306,11 +306,11 @@ def first_looks(
 
 def text_score(part: Mapping[str, npt.NDArray[Any]], grams: Mapping[str, Grams]) -> FloatArray:
     """The score of each turn by its text, shape (n,)."""
-    total = float(part["text.bias"][0])
-    return total + sum(
-        (weigh(grams[kind], part[f"{kind}.idf"], part[f"{kind}.weights"]) for kind in TEXTS),
-        start=np.zeros(grams[TEXTS[0]].n_texts),
-    )
+    scores = np.full(grams[TEXTS[0]].n_texts, float(part["text.bias"][0]))
+    for kind in TEXTS:
+        if len(part[f"{kind}.idf"]):
+            scores += weigh(grams[kind], part[f"{kind}.idf"], part[f"{kind}.weights"])
+    return scores
 
 
 def weigh(grams: Grams, idf: npt.NDArray[Any], weights: npt.NDArray[Any]) -> FloatArray:
