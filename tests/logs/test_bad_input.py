@@ -262,7 +262,7 @@ def test_a_folder_is_read_file_by_file_and_hidden_files_are_not(tmp_path: Path) 
 
 
 def test_a_database_asks_for_its_store(write: Write) -> None:
-    with pytest.raises(LogFormatError, match="Open it as a store"):
+    with pytest.raises(LogFormatError, match="quietdesk convert"):
         list(read([write("x.db", b"SQLite format 3\x00" + bytes(100))]))
 
 

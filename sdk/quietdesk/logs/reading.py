@@ -12,7 +12,8 @@ r"""Reading: the conversations of logs in any format, what was wrong with them, 
 
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
@@ -34,6 +35,9 @@ from quietdesk.logs.source import Bytes, Source
 from quietdesk.logs.traces import unfold
 from quietdesk.types import Transcript
 
+OpenStore = Callable[[str], stored.Conversations]
+
+_DATABASES = ("postgresql:", "postgresql+", "sqlite:")
 BATCH_ROWS = 1024
 BATCH_BYTES = 16 << 20
 """A batch is handed on when it has this many rows or, by estimate, bytes."""
@@ -48,17 +52,18 @@ def read(
     format: str | None = None,
     options: Options | None = None,
     strict: bool = False,
-    store: stored.Conversations | None = None,
+    open_store: OpenStore | None = None,
 ) -> "Reading":
     """The conversations of some logs.
 
     Args:
         paths: Files; folders, for every file below that is not hidden; `-` for standard input;
-            addresses of Parquet files that Arrow knows, such as `s3://bucket/logs.parquet`.
+            addresses of Parquet files that Arrow knows, such as `s3://bucket/logs.parquet`, or of
+            databases, such as `postgresql://host/desk`.
         format: The format's name, one of `detect.TITLES`; None: told by each file's content.
         options: How to read what the logs do not tell themselves.
         strict: Whether a record that must be rejected ends the reading.
-        store: The store behind a path that is a Quietdesk database.
+        open_store: Opens the store behind a path or address that is a Quietdesk database.
 
     Raises:
         LogError: a file is not there.
@@ -66,7 +71,7 @@ def read(
     """
     if format is not None and format not in TITLES:
         raise UnknownNameError("log format", format, TITLES)
-    return Reading(_sources(paths), format, options or Options(), strict, store)
+    return Reading(_sources(paths), format, options or Options(), strict, open_store)
 
 
 def _sources(paths: Iterable[str | Path]) -> list[Source]:
@@ -105,13 +110,13 @@ class Reading:
         format_: str | None,
         options: Options,
         strict: bool,
-        store: stored.Conversations | None,
+        open_store: OpenStore | None,
     ) -> None:
         self._sources = sources
         self._format = format_
         self._options = options
         self._strict = strict
-        self._store = store
+        self._open_store = open_store
         self._ids: set[int] = set()
         self._watch_ids = True
         self.n_read = 0
@@ -165,7 +170,8 @@ class Reading:
         """The source's format; empty for a stream that can only be looked at while it is read."""
         if source.name not in self.formats:
             if source.address:
-                self.formats[source.name] = parquet.NAME
+                database = source.address.startswith(_DATABASES)
+                self.formats[source.name] = stored.NAME if database else parquet.NAME
             elif source.path is None:
                 return self._format or ""
             else:
@@ -179,11 +185,13 @@ class Reading:
         if name == parquet.NAME:
             yield from _rows(_parquet(source), source.name, options)
         elif name == stored.NAME:
-            if self._store is None:
+            if self._open_store is None:
                 raise LogFormatError(
-                    f"{source.name!r} is a database. Open it as a store, and pass the store."
+                    f"{source.name!r} is a database, which cannot be read from here. "
+                    "`quietdesk convert` writes its conversations into a file."
                 )
-            yield from stored.read(self._store)
+            with closing(self._open_store(source.name)) as store:
+                yield from stored.read(store)
         else:
             with source.open() as stream:
                 if not name:

@@ -28,6 +28,10 @@ class Conversations(Protocol):
         """The active branch of one."""
         ...
 
+    def close(self) -> None:
+        """Close it."""
+        ...
+
 
 def read(store: Conversations) -> Iterator[Record]:
     """Every conversation that is not deleted."""

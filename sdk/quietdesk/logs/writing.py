@@ -39,6 +39,7 @@ class Writing:
     The file appears under its name when everything is written, and not before.
 
     Attributes:
+        format: The format's name.
         n_written: Conversations so far.
         lost: What the format cannot say: field to the number of conversations that had it.
     """
@@ -62,7 +63,7 @@ class Writing:
         if path == "-" and format_ == parquet.NAME:
             raise UsageError("Parquet cannot be written to standard output. Name a file.")
         self._path = path
-        self._format = format_
+        self.format = format_
         self._temporary = Path(path).with_name(f".{Path(path).name}.{os.getpid()}.part")
         self._sink: BinaryIO | Any = None
         self._raw: BinaryIO | None = None
@@ -80,14 +81,14 @@ class Writing:
             except OSError as error:
                 raise LogError(f"Cannot write {self._path!r}: {error.strerror}.") from None
             compression = _COMPRESSED.get(Path(self._path).suffix)
-            if self._format == parquet.NAME:
+            if self.format == parquet.NAME:
                 self._table = pq.ParquetWriter(
                     self._raw, columns.schema(), compression="zstd", compression_level=3
                 )
             self._sink = (
                 pa.CompressedOutputStream(self._raw, compression) if compression else self._raw
             )
-        if self._format == table.NAME:
+        if self.format == table.NAME:
             self._sink.write(table.header_line().encode())
         return self
 
@@ -99,6 +100,8 @@ class Writing:
         """
         try:
             self._write(record)
+        except BrokenPipeError:
+            raise
         except OSError as error:
             raise LogError(f"Cannot write {self._path!r}: {error.strerror or error}.") from None
         self.n_written += 1
@@ -131,18 +134,18 @@ class Writing:
         self._temporary.replace(self._path)
 
     def _write(self, record: Record) -> None:
-        if self._format == parquet.NAME:
+        if self.format == parquet.NAME:
             self._gathered.append(record)
             if len(self._gathered) >= GROUP_ROWS:
                 self._flush()
         else:
-            self._sink.write(_said(record, self._format))
+            self._sink.write(_said(record, self.format))
 
     def _keeps(self) -> tuple[Any, ...]:
-        if self._format in JSON_FORMATS:
-            format_ = JSON_FORMATS[self._format]
+        if self.format in JSON_FORMATS:
+            format_ = JSON_FORMATS[self.format]
             return format_.keeps, format_.authors
-        return ({table.NAME: table.KEEPS, text.NAME: text.KEEPS}.get(self._format, ALL_FIELDS),)
+        return ({table.NAME: table.KEEPS, text.NAME: text.KEEPS}.get(self.format, ALL_FIELDS),)
 
     def _flush(self) -> None:
         assert self._table is not None
