@@ -161,6 +161,14 @@ def test_generation_marks_and_loop_controls_are_understood():
     assert ChatTemplate(source).render(talk) == "a"
 
 
+def test_lines_of_blocks_leave_no_white_space():
+    source = (
+        "{% for m in messages %}\n    {% if true %}\n{{ m.content }}\n    {% endif %}\n{% endfor %}"
+    )
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    assert ChatTemplate(source).render(talk) == "a\nb\n"
+
+
 def test_content_as_typed_parts_is_given_to_templates_that_want_it():
     source = (
         "{% for m in messages %}{{ m.role }}:{% for part in m.content %}"
