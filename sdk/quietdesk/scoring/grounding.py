@@ -184,6 +184,8 @@ def _recall(passages: PassageWords, place: IntArray, n: int, vocabulary: _Vocabu
     read = passages.scan
     useful = (read.marks & (Mark.FUNCTION.bit | Mark.NUMBER.bit)) != Mark.FUNCTION.bit
     stems = read.stems[useful]
+    # The question of an FAQ entry supports a reply but is not what the reply should say.
+    stated = ~read.asked[useful]
     size = np.bincount(read.text_of[useful], minlength=len(read.texts)).astype(np.int64)
     begin = np.cumsum(size) - size
     # Windows of a text are as equal as can be, so that none is a remainder of a word or two.
@@ -201,8 +203,8 @@ def _recall(passages: PassageWords, place: IntArray, n: int, vocabulary: _Vocabu
     windows = n_windows[text]
     first = np.cumsum(windows) - windows
     number = np.repeat(first, length) + window[word]
-    words = np.bincount(number, minlength=int(windows.sum()))
-    hits = np.bincount(number[found], minlength=len(words))
+    words = np.bincount(number[stated[word]], minlength=int(windows.sum()))
+    hits = np.bincount(number[found & stated[word]], minlength=len(words))
     holder = np.repeat(owner, windows)
     filled = words > 0
     top = np.full(n, -1.0)
@@ -229,7 +231,8 @@ class Groundedness(Mean):
     definition = (
         "Of the content words (stems, without function words) of the passage that fits best, the "
         f"share that the reply says; a passage of more than {WINDOW} content words is cut into "
-        "windows of about that many. 0 to 1, for replies with passages, in English."
+        "windows of about that many, and its questions are left out. 0 to 1, for replies with "
+        "passages, in English."
     )
     source = (
         "Unigram recall with ROUGE-1's definition (Lin, ROUGE: A Package for Automatic Evaluation "
