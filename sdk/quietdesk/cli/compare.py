@@ -50,4 +50,5 @@ def compare(
 
         from quietdesk.scoring.report import comparison_table
 
-        Console().print(comparison_table(comparison))
+        console = Console()
+        console.print(comparison_table(comparison, console.width))

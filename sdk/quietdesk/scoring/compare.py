@@ -54,7 +54,8 @@ class Verdict(StrEnum):
     WORSE = "worse"
     CHANGED = "changed"
     """Of a value that is neither good nor bad."""
-    SAME = "no difference seen"
+    SAME = "none seen"
+    """No difference beyond what chance alone gives."""
     TOO_FEW = "too few to tell"
 
 

@@ -447,8 +447,8 @@ def _notes(scores: Scores) -> list[RenderableType]:
     return [Padding(Text(note, style="dim"), (0, 0)) for note in notes]
 
 
-def comparison_table(comparison: Comparison) -> RenderableType:
-    """The changes for a terminal."""
+def comparison_table(comparison: Comparison, width: int = 100) -> RenderableType:
+    """The changes for a terminal of so many columns."""
     kind = "in pairs, over the same inputs" if comparison.paired else "as two samples"
     new, old = comparison.new.tally, comparison.old.tally
     head = Text()
@@ -462,11 +462,14 @@ def comparison_table(comparison: Comparison) -> RenderableType:
         head.append(f"; {comparison.n_left_out:,} have no partner and are left out")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column("metric", overflow="fold", min_width=16)
-    for name in ("old", "new", "change", "95 % interval", "p (Holm)"):
+    wide = width >= _WIDE
+    change_columns = ["change", "95 % interval"] if wide else ["change, 95 % interval"]
+    for name in ("old", "new", *change_columns, "p (Holm)"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", no_wrap=wide)
     for change in comparison.telling:
-        table.add_row(*_change_row(comparison, change))
+        cells = _change_row(comparison, change)
+        table.add_row(*cells if wide else [*cells[:3], *cells[4:]])
     notes = [Text(note, style="dim") for note in comparison.notes]
     return Group(head, table, *_detectable(comparison), *notes)
 
