@@ -245,3 +245,34 @@ def test_a_reader_that_goes_away_is_no_traceback(home: dict[str, str], run: Run)
 def test_every_verb_has_help(capfd: pytest.CaptureFixture[str], verb: str) -> None:
     assert main.run([*verb.split(), "--help"]) == 0
     assert "Usage" in capfd.readouterr().out
+
+
+def test_the_database_is_looked_after(run: Run, tmp_path: Path, starter_path: Path) -> None:
+    made = json.loads(run("ask", "Hi", "--json", "--max-tokens", "3").stdout)
+    told = json.loads(run("db", "status", "--json").stdout)
+    assert (told["conversations"], told["messages"]) == (1, 2)
+    assert run("db", "check").returncode == 0
+    copy = tmp_path / "copy.db"
+    assert run("db", "backup", str(copy)).returncode == 0
+    again = run("db", "backup", str(copy))
+    assert again.returncode == 2
+    assert b"copy.db" in again.stderr
+    listed = json.loads(run("sessions", "list", "--json", "--database", str(copy)).stdout)
+    assert [session["id"] for session in listed["sessions"]] == [made["conversation"]]
+    assert run("db", "upgrade").returncode == 0
+
+
+def test_a_customer_is_exported_and_erased(run: Run, home: dict[str, str]) -> None:
+    writing = (
+        "from quietdesk.testing import scripted_assistant\n"
+        "from quietdesk.config import data_folder\n"
+        "with scripted_assistant(['Yes.'], database=data_folder() / 'quietdesk.db') as assistant:\n"
+        "    assistant.start(customer='c-42').send('Is my secret safe?')\n"
+    )
+    subprocess.run([sys.executable, "-c", writing], env=home, check=True, timeout=60)
+    whole = json.loads(run("db", "export", "c-42").stdout)
+    assert "Is my secret safe?" in json.dumps(whole)
+    assert run("db", "erase", "c-43", "--yes").returncode == 2
+    assert run("db", "erase", "c-42", "--yes").returncode == 0
+    data = Path(home["XDG_DATA_HOME"]) / "quietdesk"
+    assert not any(b"my secret" in file.read_bytes() for file in data.iterdir())

@@ -16,6 +16,7 @@ from quietdesk.cli import (
     chat,
     compare,
     convert,
+    db,
     doctor,
     evaluate,
     fit,
@@ -43,6 +44,7 @@ app = typer.Typer(
 app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
 app.add_typer(sessions.app, name="sessions")
+app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")
 app.command("bench")(bench.bench)
 app.command("doctor")(doctor.doctor)

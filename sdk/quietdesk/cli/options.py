@@ -1,11 +1,15 @@
 """Options that several verbs have, and the settings that follow from them."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from quietdesk.assistant import open_store
 from quietdesk.config import Settings
+from quietdesk.store.base import Store
 
 Model = Annotated[
     str | None,
@@ -59,6 +63,16 @@ def read_settings(
 def for_conversations(settings: Settings, n_seq: int) -> Settings:
     """The same settings without KV cache for more conversations than a verb holds at a time."""
     return settings if settings.n_seq else settings.model_copy(update={"n_seq": n_seq})
+
+
+@contextmanager
+def opened(database: str | None) -> Iterator[Store]:
+    """The database that is named, or the settings', closed at the end."""
+    store = open_store(None, read_settings(database=database))
+    try:
+        yield store
+    finally:
+        store.close()
 
 
 def read_text(path: Path) -> str:

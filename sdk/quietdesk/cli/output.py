@@ -1,7 +1,9 @@
 """What verbs read from standard input and print on standard output."""
 
 import json
+import os
 import sys
+from pathlib import Path
 from typing import Any
 
 from quietdesk.errors import UsageError
@@ -12,6 +14,31 @@ def print_json(value: dict[str, Any]) -> None:
     """Print one JSON object on standard output."""
     json.dump(value, sys.stdout, ensure_ascii=False, indent=2, default=str)
     sys.stdout.write("\n")
+
+
+def write_whole(path: Path, content: str | dict[str, Any], *, force: bool) -> None:
+    """Write a file, whole or not at all.
+
+    Args:
+        path: Where to.
+        content: Text, or what becomes JSON.
+        force: Whether a file that is there is replaced.
+
+    Raises:
+        UsageError: it is there already, or it cannot be written.
+    """
+    if path.exists() and not force:
+        raise UsageError(f"The file {str(path)!r} is there already; --force replaces it.")
+    if not isinstance(content, str):
+        content = json.dumps(content, ensure_ascii=False, indent=2, default=str) + "\n"
+    # Written beside it and renamed: a full disk leaves the old file whole.
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        beside.write_text(content, encoding="utf-8")
+        beside.replace(path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise UsageError(f"The file {str(path)!r} cannot be written: {error.strerror}.") from None
 
 
 def reply_as_json(reply: Reply) -> dict[str, Any]:

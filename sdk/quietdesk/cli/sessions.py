@@ -1,6 +1,5 @@
 """`quietdesk sessions`: conversations that were kept."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
@@ -9,11 +8,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from quietdesk.assistant import open_store
 from quietdesk.cli import options
-from quietdesk.cli.output import print_json
-from quietdesk.errors import UsageError
-from quietdesk.store.base import Store
+from quietdesk.cli.output import print_json, write_whole
 from quietdesk.types import ConversationInfo, Message
 
 app = typer.Typer(help="List, show, export and delete conversations.", no_args_is_help=True)
@@ -35,7 +31,7 @@ def list_(
 
     Example: quietdesk sessions list --search "refund" --limit 10
     """
-    with _Opened(database) as store:
+    with options.opened(database) as store:
         found = store.conversations(search, customer=customer, limit=limit)
     if as_json:
         print_json({"sessions": [info.model_dump(mode="json") for info in found]})
@@ -58,7 +54,7 @@ def show(
     conversation_id: Id, database: options.Database = None, as_json: options.Json = False
 ) -> None:
     """Print a conversation, the active branch."""
-    with _Opened(database) as store:
+    with options.opened(database) as store:
         info = store.conversation(conversation_id)
         messages = store.messages(info.id)
     if as_json:
@@ -83,28 +79,16 @@ def export(
 
     Example: quietdesk sessions export c-1f2e -f markdown -o chat.md
     """
-    if to is not None and to.exists() and not force:
-        raise UsageError(f"The file {str(to)!r} is there already; --force replaces it.")
-    with _Opened(database) as store:
+    with options.opened(database) as store:
         info = store.conversation(conversation_id)
         messages = store.tree(info.id) if form == "json" else store.messages(info.id)
-    if form == "json":
-        import json
-
-        text = json.dumps(_as_json(info, messages), ensure_ascii=False, indent=2) + "\n"
+    whole = _as_json(info, messages) if form == "json" else _as_markdown(info, messages)
+    if to is not None:
+        write_whole(to, whole, force=force)
+    elif isinstance(whole, str):
+        sys.stdout.write(whole)
     else:
-        text = _as_markdown(info, messages)
-    if to is None:
-        sys.stdout.write(text)
-        return
-    # Written beside it and renamed: a full disk leaves the old file whole.
-    beside = to.with_name(f".{to.name}.{os.getpid()}.part")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(to)
-    except OSError as error:
-        beside.unlink(missing_ok=True)
-        raise UsageError(f"The file {str(to)!r} cannot be written: {error.strerror}.") from None
+        print_json(whole)
 
 
 @app.command()
@@ -120,7 +104,7 @@ def delete(
 
     Example: quietdesk sessions delete c-1f2e c-77aa
     """
-    with _Opened(database) as store:
+    with options.opened(database) as store:
         found = [store.conversation(name) for name in conversation_ids]
         if for_good and not yes:
             typer.confirm(f"Remove {len(found)} conversations for good?", abort=True, err=True)
@@ -135,22 +119,8 @@ def delete(
 @app.command()
 def restore(conversation_id: str, database: options.Database = None) -> None:
     """Bring a deleted conversation back, by its whole id."""
-    with _Opened(database) as store:
+    with options.opened(database) as store:
         store.restore(conversation_id)
-
-
-class _Opened:
-    """The database, open while a verb works with it."""
-
-    def __init__(self, database: str | None) -> None:
-        self._database = database
-
-    def __enter__(self) -> Store:
-        self._store = open_store(None, options.read_settings(database=self._database))
-        return self._store
-
-    def __exit__(self, *_: object) -> None:
-        self._store.close()
 
 
 def _as_json(info: ConversationInfo, messages: list[Message]) -> dict[str, object]:

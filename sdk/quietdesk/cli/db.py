@@ -1,0 +1,140 @@
+"""`quietdesk db`: the database itself, and what it keeps about a customer."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Annotated, Protocol
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from quietdesk.cli import options
+from quietdesk.cli.output import print_json, write_whole
+from quietdesk.errors import UsageError
+
+app = typer.Typer(help="Look after the database.", no_args_is_help=True)
+
+Customer = Annotated[str, typer.Argument(help="The customer's id, as the conversations have it.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+class _Database(Protocol):
+    """What a database can do beyond a store; `store.sql.SqlStore` is one."""
+
+    def status(self) -> dict[str, str | int]: ...
+
+    def integrity_check(self) -> list[str]: ...
+
+    def backup(self, path: str) -> None: ...
+
+
+@contextmanager
+def _opened(database: str | None) -> Iterator[_Database]:
+    from quietdesk.store.sql import SqlStore
+
+    with options.opened(database) as store:
+        if not isinstance(store, SqlStore):
+            raise UsageError("The settings name a store in memory, which is empty at every start.")
+        yield store
+
+
+@app.command()
+def status(database: options.Database = None, as_json: options.Json = False) -> None:
+    """Tell which database is used, its schema, its size and what is in it; upgrades an old one.
+
+    Example: quietdesk db status --database postgresql://localhost/desk
+    """
+    with _opened(database) as store:
+        found = store.status()
+    if as_json:
+        print_json(dict(found))
+        return
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for name, value in found.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else str(value))
+    Console(highlight=False, markup=False).print(table)
+
+
+@app.command()
+def upgrade(database: options.Database = None) -> None:
+    """Bring an older database to this version's schema; opening it with any verb does the same."""
+    with options.opened(database):
+        typer.echo("The database has this version's schema.", err=True)
+
+
+@app.command()
+def check(database: options.Database = None) -> None:
+    """Look for damage: the file's own check, and every rule that the tables have to keep."""
+    with _opened(database) as store:
+        problems = store.integrity_check()
+    for problem in problems:
+        typer.echo(problem)
+    if problems:
+        raise typer.Exit(1)
+    typer.echo("Nothing is wrong.", err=True)
+
+
+@app.command()
+def backup(
+    to: Annotated[Path, typer.Argument(help="The new file.")], database: options.Database = None
+) -> None:
+    """Copy an SQLite database to a new file while it is used.
+
+    Example: quietdesk db backup desk-$(date +%F).db
+    """
+    with _opened(database) as store:
+        store.backup(str(to))
+    typer.echo(f"Copied to {to}.", err=True)
+
+
+@app.command()
+def export(
+    customer: Customer,
+    to: Annotated[Path | None, typer.Option("--output", "-o", help="The file.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    database: options.Database = None,
+) -> None:
+    """Write everything that is kept about a customer as JSON, deleted conversations too.
+
+    Example: quietdesk db export c-42 -o c-42.json
+    """
+    with options.opened(database) as store:
+        found = store.export_customer(customer)
+    if to is None:
+        print_json(found)
+    else:
+        write_whole(to, found, force=force)
+
+
+@app.command()
+def erase(customer: Customer, yes: Yes = False, database: options.Database = None) -> None:
+    """Remove everything that is kept about a customer, for good.
+
+    Backups and exports that were made before are yours to remove. Example: quietdesk db erase c-42
+    """
+    with options.opened(database) as store:
+        count = len(store.export_customer(customer)["conversations"])
+        if not count:
+            raise UsageError(f"Nothing is kept about a customer {customer!r}.")
+        if not yes:
+            typer.confirm(f"Remove {count} conversations of {customer!r}?", abort=True, err=True)
+        typer.echo(f"Removed {store.erase_customer(customer)} conversations.", err=True)
+
+
+@app.command()
+def purge(
+    days: Annotated[int, typer.Option("--older-than-days", min=1, help="Not used for so long.")],
+    yes: Yes = False,
+    database: options.Database = None,
+) -> None:
+    """Remove conversations that were not used for some time, for good.
+
+    Example: quietdesk db purge --older-than-days 365 --yes
+    """
+    if not yes:
+        typer.confirm(f"Remove what was not used for {days} days?", abort=True, err=True)
+    with options.opened(database) as store:
+        count = store.purge_older_than(datetime.now(UTC) - timedelta(days=days))
+    typer.echo(f"Removed {count} conversations.", err=True)
