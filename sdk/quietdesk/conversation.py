@@ -18,7 +18,7 @@ from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import EmptyMessageError, QuietdeskError, UnknownNameError, UsageError
 from quietdesk.reply import Recorder, Reply
 from quietdesk.store.base import ROOT, Store
-from quietdesk.types import Author, ContextReport, ConversationInfo, Message
+from quietdesk.types import Author, ContextReport, ConversationInfo, FinishReason, Message
 
 TITLE_LENGTH = 60
 """Characters of the first message that become the title."""
@@ -184,6 +184,80 @@ class Conversation:
         said = self._words(text, parent_id=ids[at - 1] if at else ROOT)
         self._turn(reply, (said,), options, history[:at])
 
+    def proceed(self, **options: Unpack[ReplyOptions]) -> Reply:
+        """Go on with the last reply where it was cut; the longer version stands beside it.
+
+        The new reply's text begins with the old one's; iterating it gives what is added.
+
+        Raises:
+            UsageError: the last message is no reply, or the model had ended it itself.
+        """
+        return self.aproceed(**options).begin()
+
+    def aproceed(self, **options: Unpack[ReplyOptions]) -> Reply:
+        """`proceed`, beginning when a task iterates it."""
+        return Reply(new_id("m"), lambda reply: self._go_on(reply, options))
+
+    def _go_on(self, reply: Reply, options: ReplyOptions) -> None:
+        history = self.messages
+        cut = history.pop() if history else None
+        if cut is None or cut.author is not Author.BOT or not history:
+            raise UsageError(f"There is no reply to go on with in conversation {self.id!r}.")
+        if cut.finish_reason is FinishReason.STOP:
+            raise UsageError("The last reply was not cut: the model had ended it itself.")
+        self._turn(reply, (), options, history, cut.text)
+
+    def fork(self, message_id: str | None = None) -> "Conversation":
+        """A new conversation that begins with a copy of this one.
+
+        Args:
+            message_id: The last message that is copied; all of the active branch if None.
+
+        Raises:
+            UnknownNameError: it is not on the active branch.
+        """
+        history = self.messages
+        if message_id is not None:
+            ids = [message.id for message in history]
+            if message_id not in ids:
+                raise UnknownNameError("message", message_id, ids)
+            history = history[: ids.index(message_id) + 1]
+        now = datetime.now(UTC)
+        info = self.info
+        copied = info.model_copy(update={"id": new_id("c"), "created_at": now, "updated_at": now})
+        parent: str | None = None
+        messages = []
+        for message in history:
+            own = message.model_copy(update={"id": new_id("m"), "parent_id": parent})
+            messages.append(own)
+            parent = own.id
+        self._parts.store.import_conversations([(copied, messages)])
+        return Conversation(copied.id, self._parts)
+
+    def versions(self, message_id: str) -> list[Message]:
+        """A message and its siblings, in the order of writing.
+
+        Raises:
+            UnknownNameError: there is no such message.
+        """
+        tree = self._parts.store.tree(self.id)
+        found = [message for message in tree if message.id == message_id]
+        if not found:
+            raise UnknownNameError("message", message_id, [message.id for message in tree])
+        return [message for message in tree if message.parent_id == found[0].parent_id]
+
+    def select(self, message_id: str) -> None:
+        """Make the branch through a message the active one, down to its newest message.
+
+        Raises:
+            UnknownNameError: there is no such message.
+        """
+        tree = self._parts.store.tree(self.id)
+        leaf = message_id
+        while below := [message.id for message in tree if message.parent_id == leaf]:
+            leaf = below[-1]
+        self._parts.store.select(self.id, leaf)
+
     def _words(self, text: str, parent_id: str | None = None) -> Message:
         if not text.strip():
             raise EmptyMessageError("The message is empty. Write something first.")
@@ -207,6 +281,7 @@ class Conversation:
         said: tuple[Message, ...],
         options: ReplyOptions,
         history: Sequence[Message] | None = None,
+        begun: str = "",
     ) -> None:
         """Fit, commit, submit.
 
@@ -215,6 +290,7 @@ class Conversation:
             said: What is new.
             options: The caller's.
             history: What it goes on from; the active branch if None.
+            begun: What the reply says already.
         """
         parts = self._parts
         parts.recorder.make_way(self.id)
@@ -222,12 +298,14 @@ class Conversation:
         info = self.info
         if history is None:
             history = parts.store.messages(self.id, reports=False)
-        fitted = parts.window.fit([*history, *said], info.system, generation.max_tokens)
+        opening = parts.engine.tokenize(begun, special=False, begin=False) if begun else []
+        reserve = generation.max_tokens + len(opening)
+        fitted = parts.window.fit([*history, *said], info.system, reserve)
         sampling = _sampling(generation)
         draft = Message(
             id=reply.id,
             author=Author.BOT,
-            text="",
+            text=begun,
             created_at=datetime.now(UTC),
             parent_id=(said or history)[-1].id,
             model=parts.engine.model.name,
@@ -236,7 +314,7 @@ class Conversation:
         parts.store.begin_turn(self.id, said, draft)
         try:
             stream = parts.engine.submit(
-                fitted.tokens,
+                [*fitted.tokens, *opening],
                 sampling=sampling,
                 limits=Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ()))),
                 priority=options.get("priority", 0),

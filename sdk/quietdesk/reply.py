@@ -76,7 +76,7 @@ class Reply:
     @property
     def text(self) -> str:
         """What was said so far."""
-        return self._opened[2].text if self._opened else ""
+        return self._opened[0].text + self._opened[2].text if self._opened else ""
 
     @property
     def usage(self) -> Usage:

@@ -302,3 +302,51 @@ def test_a_reply_that_has_not_begun_says_so(assistant: quietdesk.Assistant) -> N
         _ = reply.context
     reply.cancel()
     assert reply.wait().finish_reason is FinishReason.CANCELLED
+
+
+def test_a_cut_reply_goes_on_where_it_stopped() -> None:
+    with scripted_assistant(["one two three", " four five."]) as assistant:
+        conversation = assistant.start()
+        cut = conversation.send("Count.", max_tokens=3)
+        assert cut.finish_reason is FinishReason.LENGTH
+        reply = conversation.proceed()
+        assert "".join(delta.text for delta in reply) == " four five."
+        assert reply.text == "one two three four five."
+        assert [m.text for m in conversation.messages] == ["Count.", reply.text]
+        assert [m.id for m in conversation.versions(reply.id)] == [cut.id, reply.id]
+        seen = assistant.engine._runner.memory  # type: ignore[attr-defined]
+        words = ["".join(assistant.engine._runner._words[t] for t in slot) for slot in seen]  # type: ignore[attr-defined]
+        assert any("assistant\none two three four" in text for text in words)
+        with pytest.raises(UsageError, match="had ended it itself"):
+            conversation.proceed()
+
+
+def test_nothing_can_go_on_where_nothing_was_said(assistant: quietdesk.Assistant) -> None:
+    with pytest.raises(UsageError, match="no reply"):
+        assistant.start().proceed()
+
+
+def test_a_fork_is_a_copy_up_to_a_message(assistant: quietdesk.Assistant) -> None:
+    conversation = assistant.start(customer="c-1", system="Be brief.")
+    conversation.send("First.")
+    conversation.send("Second.")
+    first_reply = conversation.messages[1]
+    forked = conversation.fork(first_reply.id)
+    assert [m.text for m in forked.messages] == [m.text for m in conversation.messages[:2]]
+    assert {m.id for m in forked.messages}.isdisjoint({m.id for m in conversation.messages})
+    assert (forked.info.customer, forked.info.system) == ("c-1", "Be brief.")
+    forked.send("Third.")
+    assert len(conversation.messages) == 4
+    with pytest.raises(UnknownNameError):
+        conversation.fork("m-none")
+
+
+def test_an_earlier_version_can_be_made_the_active_one(assistant: quietdesk.Assistant) -> None:
+    conversation = assistant.start()
+    first = conversation.send("Where?")
+    conversation.send("And then?")
+    leaf = conversation.messages[-1]
+    conversation.edit(conversation.messages[0].id, "Whither?").wait()
+    conversation.select(first.id)
+    assert conversation.messages[-1].id == leaf.id
+    assert len(conversation.messages) == 4
