@@ -280,7 +280,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--trees", type=int, default=Recipe.n_trees)
+    parser.add_argument("--trees", type=int, default=Recipe().n_trees)
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results/satisfaction.json"
     )
