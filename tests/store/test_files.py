@@ -347,11 +347,10 @@ def test_a_purge_leaves_no_words_in_the_raw_file(tmp_path: Path, open_again: Ope
 
 
 def test_erasing_says_when_another_process_keeps_the_log_in_use(
-    tmp_path: Path, open_again: Opening, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, open_again: Opening
 ) -> None:
-    monkeypatch.setattr("quietdesk.store.database.BUSY_S", 0.2)
     path = filled(tmp_path / "q.db")
-    store, other = open_again(str(path)), open_again(str(path))
+    store, other = open_sql_store(str(path), busy_s=0.2), open_again(str(path))
     store.create(ConversationInfo(id="k1", title="", customer="k", created_at=NOW, updated_at=NOW))
     assert isinstance(other, SqlStore)
     with other.database.read() as connection:
@@ -360,6 +359,7 @@ def test_erasing_says_when_another_process_keeps_the_log_in_use(
             store.erase_customer("k")
         assert len(store.conversations()) == 3
     assert store.erase_customer("k") == 0
+    store.close()
 
 
 def test_a_backup_is_one_whole_file_that_opens(tmp_path: Path, open_again: Opening) -> None:

@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import text
 
 from quietdesk.errors import ConversationBusyError, StoreWriteError
-from quietdesk.store import database as databases
 from quietdesk.store.base import Store
 from quietdesk.store.sql import SqlStore, open_sql_store
 from quietdesk.types import Author, ConversationInfo, FinishReason, Message
@@ -266,10 +265,10 @@ def test_many_processes_open_a_new_database_at_the_same_time(database: str) -> N
 
 
 def test_a_lock_that_is_held_too_long_is_an_error_that_says_so(
-    database: str, open_again: Opening, monkeypatch: pytest.MonkeyPatch
+    database: str, open_again: Opening
 ) -> None:
-    monkeypatch.setattr(databases, "BUSY_S", 0.2)
-    store, other = open_again(database), open_again(database)
+    other = open_again(database)
+    store = open_sql_store(database, busy_s=0.2)
     store.create(ConversationInfo(id="c1", title="", created_at=NOW, updated_at=NOW))
     assert isinstance(other, SqlStore)
     table = "conversation" if other.database.path else "quietdesk.conversation"
@@ -280,3 +279,4 @@ def test_a_lock_that_is_held_too_long_is_an_error_that_says_so(
         assert other.database.name in str(caught.value)
         assert store.conversation("c1").title == ""  # reading goes on
     store.rename("c1", "x")
+    store.close()

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
 from sqlalchemy import (
@@ -31,10 +32,11 @@ from sqlalchemy.exc import IntegrityError
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
 from quietdesk.store.base import Store
-from quietdesk.store.database import Database, describe, open_database, repeated
+from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, this_process
 from quietdesk.store.memory import MemoryStore
+from quietdesk.store.opening import open_database, revision
 from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
 from quietdesk.store.schema import (
     AUTHOR,
@@ -73,6 +75,8 @@ from quietdesk.types import (
 
 _T = TypeVar("_T")
 _P = ParamSpec("_P")
+BUSY_S = 10.0
+"""How long a transaction waits for somebody else's lock, unless it is told otherwise."""
 _CHUNK = 500
 """Values in one IN list; SQLite of old takes 999."""
 
@@ -114,10 +118,10 @@ class SqlStore:
         self._mine_lock = threading.Lock()
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
-        self._sqlite = database.path is not None
-        self._sql = Dialect(sqlite=self._sqlite)
-        self._index = SearchIndex(sqlite=self._sqlite)
-        if not database.readonly:
+        sqlite = database.path is not None
+        self._sql = Dialect(sqlite=sqlite)
+        self._index = SearchIndex(sqlite=sqlite)
+        if not database.read_only:
             self._repair()
 
     # Conversations
@@ -531,19 +535,19 @@ class SqlStore:
 
     # Care
 
-    def backup(self, path: str) -> None:
+    def backup(self, path: str | Path) -> None:
         """Copy the database to a new file while it is used; SQLite only.
 
         Raises:
             UsageError: the file exists, or it is PostgreSQL.
         """
         self._check_open()
-        self.database.backup(path)
+        self.database.backup(Path(path).expanduser())
 
     @_repeatable
     def integrity_check(self) -> list[str]:
         """What is wrong with the database, in words; empty if nothing is."""
-        problems = self.database.integrity_check()
+        problems = self.database.problems()
         with self._read() as connection:
             child, parent = message.alias("child"), message.alias("parent")
             for row in connection.execute(
@@ -580,9 +584,10 @@ class SqlStore:
     @_repeatable
     def status(self) -> dict[str, str | int]:
         """What there is: the database, its schema and size, conversations, messages."""
-        self._check_open()
-        found = describe(self.database)
+        found: dict[str, str | int] = {"database": self.database.name}
         with self._read() as connection:
+            found["engine"], found["size_bytes"] = self.database.version_and_size(connection)
+            found["schema"] = revision(connection) or ""
             for name, counted in (
                 ("conversations", select(func.count()).where(conversation.c.deleted_at.is_(None))),
                 ("deleted", select(func.count()).where(conversation.c.deleted_at.is_not(None))),
@@ -863,7 +868,7 @@ class SqlStore:
 
         removed = self._write(work)
         if removed:
-            self.database.empty_log()
+            self.database.tidy()
         return removed
 
     def _remove_rows(self, connection: Connection, numbers: Sequence[int]) -> None:
@@ -891,9 +896,14 @@ def open_store(database: str) -> Store:
     return open_sql_store(database)
 
 
-def open_sql_store(database: str) -> SqlStore:
-    """As `open_store`, for a database on disk or a server."""
-    opened = open_database(database)
+def open_sql_store(database: str, *, busy_s: float = BUSY_S) -> SqlStore:
+    """As `open_store`, for a database on disk or a server.
+
+    Args:
+        database: A path or a URL.
+        busy_s: How long a transaction waits for somebody else's lock before it gives up.
+    """
+    opened = open_database(database, busy_s)
     try:
         return SqlStore(opened)
     except BaseException:
