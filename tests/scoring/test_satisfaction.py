@@ -32,6 +32,7 @@ from quietdesk.scoring.satisfaction import (
     climb,
     neighbours,
     shipped,
+    whole_table,
 )
 from quietdesk.types import Transcript, TranscriptMessage
 
@@ -360,3 +361,20 @@ def test_the_shipped_estimator_says_what_it_is_and_prefers_thanks_to_anger(talk)
     found = estimator.estimate(batch)
     assert found.conversations.expected[0] > found.conversations.expected[1]
     assert found.turns.dissatisfied[1] < found.turns.dissatisfied[3]
+
+
+def test_a_conversation_is_summed_up_as_a_loop_does():
+    rng = np.random.default_rng(3)
+    size = np.array([1, 2, 5, 9, 3])
+    score, of = rng.normal(size=size.sum()), np.repeat([0, 2, 3, 4, 6], size)
+    x = rng.normal(size=(len(score), 4)).astype(np.float32)
+    table, means = whole_table(score, x, of, 8)
+    assert not table[[1, 5, 7]].any()
+    for row in (0, 2, 3, 4, 6):
+        mine = score[of == row]
+        low = np.sort(mine)[: max(1, len(mine) // 4)]
+        expected = [mine.mean(), mine.min(), mine.max(), mine[-1], mine[-3:].mean()]
+        expected += [mine[:3].mean(), low.mean(), mine.std(), mine[-3:].min()]
+        assert table[row] == pytest.approx([*expected, np.log1p(len(mine))])
+        assert means[row, :4] == pytest.approx(x[of == row].mean(axis=0), abs=1e-6)
+        assert means[row, 4:].tolist() == x[of == row][-1].tolist()

@@ -196,6 +196,15 @@ def _single(
     again, _ = rephrased(seen)
     loop = looping(seen)
     recall, support, invented = _ground(seen)
+    like = _like(
+        seen,
+        (rows, same_before),
+        (rows, same_after),
+        (other_before, other_after),
+        (rows, other_before),
+        (rows, other_after),
+        (other_before, earlier),
+    )
     columns = [
         turn,
         turns - turn,
@@ -206,12 +215,7 @@ def _single(
         (same_after >= 0) & ((other_after < 0) | (same_after < other_after)),
         other_before >= 0,
         other_after >= 0,
-        _like(seen, rows, same_before),
-        _like(seen, rows, same_after),
-        _like(seen, other_before, other_after),
-        _like(seen, rows, other_before),
-        _like(seen, rows, other_after),
-        _like(seen, other_before, earlier),
+        *like,
         again[rows],
         seen.at(loop, other_before),
         loop[rows],
@@ -224,11 +228,15 @@ def _single(
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
 
-def _like(seen: Reading, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
+def _like(seen: Reading, *pairs: tuple[IntArray, IntArray]) -> npt.NDArray[np.float64]:
+    """The similarity of each pair of rows, shape (n_pairs, n); 0 where one is `NOWHERE`."""
+    left = np.concatenate([pair[0] for pair in pairs])
+    right = np.concatenate([pair[1] for pair in pairs])
     both = np.flatnonzero((left >= 0) & (right >= 0))
     result = np.zeros(len(left))
+    # In one call: a message's trigrams are looked at once for all of its pairs.
     result[both] = similarity(seen.scan.texts, left[both], right[both])
-    return result
+    return result.reshape(len(pairs), -1)
 
 
 def _wait(seen: Reading, rows: IntArray, before: IntArray) -> npt.NDArray[np.float64]:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
@@ -244,7 +244,9 @@ class Estimator:
         turns, score = None, None
         if "turn.blend" in self.arrays:
             part = self.part("turn.")
-            looks = first_looks(part, x, text_score(part, text_grams(seen, rows)))
+            kinds = [kind for kind in TEXTS if len(part[f"{kind}.idf"])]
+            by_text = text_score(part, text_grams(seen, rows, kinds), len(rows))
+            looks = first_looks(part, x, by_text)
             context = neighbours(looks, of, ahead=self.ahead)
             score = context @ self.arrays["turn.blend"] + float(self.arrays["turn.bias"][0])
             turns = to_levels(self.part("turn.levels."), self.scale, score)
@@ -276,14 +278,15 @@ def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
 
 
-def text_grams(seen: Reading, rows: IntArray) -> dict[str, Grams]:
+def text_grams(seen: Reading, rows: IntArray, kinds: Iterable[str] = TEXTS) -> dict[str, Grams]:
     """The text features of some messages, by their names in `TEXTS`."""
     other = np.where(seen.customer, seen.before(seen.agent), seen.before(seen.customer))
-    return {
-        "words": word_grams(seen, rows),
-        "words before": word_grams(seen, other[rows]),
-        "signs": sign_grams(seen, rows),
+    makers = {
+        "words": lambda: word_grams(seen, rows),
+        "words before": lambda: word_grams(seen, other[rows]),
+        "signs": lambda: sign_grams(seen, rows),
     }
+    return {kind: makers[kind]() for kind in kinds}
 
 
 def standard(
@@ -304,12 +307,13 @@ def first_looks(
     return np.stack([by_features + float(part["x.bias"][0]), by_text, climb(part, x)], axis=1)
 
 
-def text_score(part: Mapping[str, npt.NDArray[Any]], grams: Mapping[str, Grams]) -> FloatArray:
-    """The score of each turn by its text, shape (n,)."""
-    scores = np.full(grams[TEXTS[0]].n_texts, float(part["text.bias"][0]))
-    for kind in TEXTS:
-        if len(part[f"{kind}.idf"]):
-            scores += weigh(grams[kind], part[f"{kind}.idf"], part[f"{kind}.weights"])
+def text_score(
+    part: Mapping[str, npt.NDArray[Any]], grams: Mapping[str, Grams], n: int
+) -> FloatArray:
+    """The score of each of n turns by its text, shape (n,)."""
+    scores = np.full(n, float(part["text.bias"][0]))
+    for kind, found in grams.items():
+        scores += weigh(found, part[f"{kind}.idf"], part[f"{kind}.weights"])
     return scores
 
 
@@ -428,22 +432,38 @@ def whole_table(
     means[which, : x.shape[1]] = np.add.reduceat(x, spans[:, 0], axis=0) / size[:, None]
     means[which, x.shape[1] :] = x[spans[:, 1] - 1]
     if score is not None:
-        for row, (first, stop) in zip(which.tolist(), spans.tolist(), strict=True):
-            mine = score[first:stop]
-            low = np.sort(mine)[: max(1, len(mine) // 4)]
-            table[row] = (
-                mine.mean(),
-                low[0],
-                mine.max(),
-                mine[-1],
-                mine[-3:].mean(),
-                mine[:3].mean(),
-                low.mean(),
-                mine.std(),
-                mine[-3:].min(),
-                np.log1p(len(mine)),
-            )
+        table[which] = _summaries(score, spans)
     return table, means
+
+
+def _summaries(score: FloatArray, spans: IntArray) -> FloatArray:
+    """The columns of `WHOLE` for each run of turns, shape (n_runs, len(WHOLE))."""
+    first, stop = spans[:, 0], spans[:, 1]
+    size = stop - first
+    run = np.repeat(np.arange(len(spans)), size)
+    place = np.arange(len(score)) - first[run]
+
+    def mean_of(chosen: BoolArray, values: FloatArray = score) -> FloatArray:
+        total = np.bincount(run[chosen], weights=values[chosen], minlength=len(spans))
+        return total / np.maximum(np.bincount(run[chosen], minlength=len(spans)), 1)
+
+    late = place >= (size - 3)[run]
+    rising = score[np.lexsort((score, run))]
+    mean = mean_of(np.ones(len(score), np.bool_))
+    spread = mean_of(np.ones(len(score), np.bool_), (score - mean[run]) ** 2)
+    columns = (
+        mean,
+        np.minimum.reduceat(score, first),
+        np.maximum.reduceat(score, first),
+        score[stop - 1],
+        mean_of(late),
+        mean_of(place < 3),
+        mean_of(place < np.maximum(1, size // 4)[run], rising),
+        np.sqrt(spread),
+        np.minimum.reduceat(np.where(late, score, np.inf), first),
+        np.log1p(size),
+    )
+    return np.stack(columns, axis=1)
 
 
 def whole_looks(
