@@ -91,6 +91,7 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self.log_file = log_file
         self._chat = chat or (lambda: ChatScreen(session, memory, key_map, log_file=log_file))
         self._closing = False
+        self._terminal_gone = False
         for theme in THEMES:
             self.register_theme(theme)
         self.set_keymap(key_map.own)
@@ -112,9 +113,9 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self.theme_changed_signal.subscribe(self, self._remember_theme)
         if not self.is_headless:
             loop = asyncio.get_running_loop()
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                with suppress(NotImplementedError):
-                    loop.add_signal_handler(number, self._end)
+            with suppress(NotImplementedError):
+                loop.add_signal_handler(signal.SIGTERM, self._end)
+                loop.add_signal_handler(signal.SIGHUP, self._hang_up)
 
     def _remember_theme(self, theme: Theme) -> None:
         self.memory.state.theme = theme.name
@@ -157,11 +158,23 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self.chat.save()
         self.run_worker(self._close(), exit_on_error=False)
 
+    def _hang_up(self) -> None:
+        """The terminal has gone, as when a window is closed: keep everything and end at once.
+
+        Textual 8.2 cannot leave a terminal that is not there: its threads wait for it without end,
+        the one that reads keys at full speed.
+        """
+        self._terminal_gone = True
+        self._end()
+
     async def _close(self) -> None:
         try:
             await asyncio.wait_for(self.session.close(), CLOSE_S)
         except Exception:
             _log.exception("Closing failed.")
+        if self._terminal_gone:
+            logging.shutdown()
+            os._exit(0)
         self.exit(0)
 
     def _handle_exception(self, error: Exception) -> None:
