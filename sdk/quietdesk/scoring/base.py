@@ -366,6 +366,8 @@ class Measurement:
     """Column to one integer per unit, shape (n,), 0 where not measured."""
     values: FloatArray
     """Shape (n,): what a reader is shown for each unit; NaN where not measured."""
+    codes: Mapping[str, IntArray] = field(default_factory=dict)
+    """A code from 0 for each unit, shape (n,), -1 for none: a column `<name><code>` counts each."""
     totals: Mapping[str, IntArray] = field(default_factory=dict)
     """Additive integers of the whole batch that need no buckets: a histogram, a confusion cell."""
     causes: IntArray | None = None
@@ -608,12 +610,9 @@ class Mean(BaseMetric):
         measured = _measured(units) & (figures >= 0) & (figures <= MAX_REAL)
         figures = np.where(measured, figures, 0.0)
         sums = {"sum": np.rint(figures * MILLION).astype(np.int64)}
-        if self.quantiles:
-            bins = bin_of(figures)
-            for code in np.unique(bins[measured]):
-                sums[f"bin{code}"] = ((bins == code) & measured).astype(np.int64)
+        codes = {"bin": bin_of(figures)} if self.quantiles else {}
         values = np.where(measured, figures, np.nan)
-        return Measurement(units.index, measured, sums, values, causes=units.causes)
+        return Measurement(units.index, measured, sums, values, codes, causes=units.causes)
 
     def values(self, sums: Sums) -> Mapping[str, FloatArray]:
         """The mean, then the quantiles."""
@@ -681,7 +680,7 @@ class Category(BaseMetric):
         levels = np.array(self.levels or range(len(self.categories)), np.float64)
         values = np.where(measured, levels[np.maximum(codes, 0)], np.nan)
         totals = {"histogram": np.bincount(codes[measured], minlength=len(self.categories))}
-        return Measurement(units.index, measured, sums, values, totals, units.causes)
+        return Measurement(units.index, measured, sums, values, totals=totals, causes=units.causes)
 
     def values(self, sums: Sums) -> Mapping[str, FloatArray]:
         """The mean level if there are levels, then each category's share."""
@@ -772,13 +771,16 @@ class State:
             buckets: Shape (n,): each unit's bucket.
             n_buckets: How many buckets there are.
         """
-        kept = np.flatnonzero(measurement.measured)
-        gone = buckets[~measurement.measured]
+        measured = measurement.measured
+        kept: IntArray | slice = slice(None) if measured.all() else np.flatnonzero(measured)
         some = buckets[kept]
         cells = {
             name: _add_up(sums[kept], some, n_buckets) for name, sums in measurement.sums.items()
         }
+        for name, codes in measurement.codes.items():
+            cells.update(_count_codes(name, codes[kept], some, n_buckets))
         cells["n"] = np.bincount(some, minlength=n_buckets).astype(np.int64)
+        gone = buckets[~measured]
         cells["missing"] = np.bincount(gone, minlength=n_buckets).astype(np.int64)
         whose = conversations[kept]
         cells[f"{_TOTAL}conversations"] = np.array([(np.diff(whose, prepend=-1) != 0).sum()])
@@ -787,7 +789,7 @@ class State:
         for name, total in measurement.totals.items():
             cells[_TOTAL + name] = np.array(total, np.int64)
         segments = None
-        if metric.keeps_segments and len(kept) <= SEGMENT_LIMIT:
+        if metric.keeps_segments and len(some) <= SEGMENT_LIMIT:
             segments = np.stack([measurement.sums[name][kept] for name in metric.columns], axis=1)
         return cls(cells, segments)
 
@@ -840,8 +842,22 @@ def is_bucketed(name: str) -> bool:
 
 def _add_up(column: IntArray, buckets: IntArray, n_buckets: int) -> IntArray:
     sums = np.zeros(n_buckets, np.int64)
+    some = np.flatnonzero(column)
+    if 4 * len(some) < len(column):
+        column, buckets = column[some], buckets[some]
     np.add.at(sums, buckets, column)
     return sums
+
+
+def _count_codes(
+    name: str, codes: IntArray, buckets: IntArray, n_buckets: int
+) -> dict[str, IntArray]:
+    """A column of counts for each code that occurs."""
+    some = np.flatnonzero(codes >= 0)
+    known, places = np.unique(codes[some], return_inverse=True)
+    counts = np.bincount(places * n_buckets + buckets[some], minlength=len(known) * n_buckets)
+    counts = counts.reshape(len(known), n_buckets)
+    return {f"{name}{code}": counts[place] for place, code in enumerate(known.tolist())}
 
 
 def _add_into(mine: IntArray, other: IntArray) -> None:

@@ -100,7 +100,9 @@ class Labels(BaseMetric):
         sums["right"] = (right & measured).astype(np.int64)
         values = np.where(measured, right.astype(np.float64), np.nan)
         causes = index[measured & ~right] if self.unit is Unit.MESSAGE else None
-        return Measurement(index, measured, sums, values, totals, causes, remarks)
+        return Measurement(
+            index, measured, sums, values, totals=totals, causes=causes, remarks=remarks
+        )
 
     def _unseen(self, pair: "_Pair", conversations: Conversations) -> list[Remark]:
         """Predictions of classes that are never true in this batch; `settled` sorts them out."""

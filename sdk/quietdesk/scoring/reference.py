@@ -306,7 +306,7 @@ class _Overlap(BaseMetric):
             values[measured] = self.row_values(statistics)
         sums = {name: found[:, place] for place, name in enumerate(self.columns)}
         totals = {"references": np.bincount(counts[measured])}
-        return Measurement(replies, measured, sums, values, totals)
+        return Measurement(replies, measured, sums, values, totals=totals)
 
     @abstractmethod
     def integers(self, segments: Segments) -> IntArray:
