@@ -210,7 +210,7 @@ def check(store: SqlStore, conversations: list[str], told: Told) -> list[str]:
     wrong += [f"{id_} was never written" for id_ in kept.keys() - expected]
     for id_ in random.Random(0).sample(sorted(kept), min(5, len(kept))):
         word = kept[id_].text.split(" ")[-1]
-        if word and owner[id_] not in [c.id for c in store.conversations(word, limit=1000)]:
+        if word and owner[id_] not in [c.id for c in store.conversations(word, limit=1_000_000)]:
             wrong.append(f"{word} of {id_} is not found")
     return wrong
 
@@ -311,6 +311,7 @@ def main() -> int:
     parser.add_argument("--longest-s", type=float, default=0.6, help="a process's longest life")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end the writers too
     dice = random.Random(options.seed)
     total: Counter[str] = Counter()
     wrong: list[str] = []

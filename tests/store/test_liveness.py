@@ -3,26 +3,40 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 
 from quietdesk.store import liveness
-from quietdesk.store.liveness import SILENCE_S, Writer, is_alive, this_process
+from quietdesk.store.liveness import SILENCE_S, Writer, is_alive, sign_off, sign_on, this_writer
 
 
-def test_this_process_is_alive_however_long_it_was_silent() -> None:
-    assert is_alive(this_process(), 1e9)
+@pytest.fixture
+def here() -> Iterator[Writer]:
+    mark = sign_on()
+    yield this_writer(mark)
+    sign_off(mark)
 
 
-def test_a_number_that_was_given_to_another_process_is_not_the_writer() -> None:
-    assert not is_alive(replace(this_process(), started="another time"), 0)
+def test_a_store_of_this_process_is_alive_until_it_signs_off() -> None:
+    mark, other = sign_on(), sign_on()
+    writer = this_writer(mark)
+    assert is_alive(writer, 1e9)
+    sign_off(mark)
+    assert not is_alive(writer, 0)
+    sign_off(other)
 
 
-def test_a_process_that_ended_is_dead_at_once() -> None:
+def test_a_number_that_was_given_to_another_process_is_not_the_writer(here: Writer) -> None:
+    mark = here.started.partition("/")[2]
+    assert not is_alive(replace(here, started=f"another time/{mark}"), 0)
+
+
+def test_a_process_that_ended_is_dead_at_once(here: Writer) -> None:
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
         started = liveness._started(process.pid)
-        writer = replace(this_process(), pid=process.pid, started=started or "")
+        writer = replace(here, pid=process.pid, started=f"{started}/mark")
         assert started and is_alive(writer, 1e9)
         process.kill()
         process.wait()

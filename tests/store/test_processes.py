@@ -1,5 +1,6 @@
 """Several processes on one database: who may write, and what becomes of a dead one's reply."""
 
+import gc
 import os
 import signal
 import subprocess
@@ -240,6 +241,21 @@ def test_closing_ends_own_replies_and_nobody_elses(database: str, open_again: Op
         assert (mine.text, mine.finish_reason) == ("Half of mine", FinishReason.INTERRUPTED)
         assert later.messages("c1")[-1].finish_reason is None
         writer.end()
+
+
+def test_a_store_that_was_dropped_without_closing_writes_no_more(
+    tmp_path: Path, open_again: Opening
+) -> None:
+    database = str(tmp_path / "q.db")
+    store = open_sql_store(database)
+    store.create(ConversationInfo(id="c1", title="", created_at=NOW, updated_at=NOW))
+    ask(store, "one")
+    later = open_again(database)
+    assert later.messages("c1")[-1].finish_reason is None
+    store.database.close()
+    del store
+    gc.collect()
+    assert later.messages("c1")[-1].finish_reason is FinishReason.INTERRUPTED
 
 
 def test_many_processes_open_a_new_database_at_the_same_time(database: str) -> None:

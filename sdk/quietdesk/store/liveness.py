@@ -3,6 +3,7 @@
 import functools
 import os
 import platform
+import secrets
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -14,20 +15,37 @@ SILENCE_S = 15.0
 """A writer on another machine that was silent for so long is dead."""
 
 
+_OPEN: set[str] = set()
+"""Marks of what writes in this process; a process outlives stores that were closed or dropped."""
+
+
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """A process, told apart from a later one with the same number."""
+    """Who writes a reply: a store in a process, told apart from a later one with that number."""
 
     host: str
     """Machine, boot and process namespace: where `pid` means something."""
     pid: int
     started: str
-    """The process's start time, in the system's own words."""
+    """The process's start time, in the system's own words, a slash, and the store's mark."""
 
 
-def this_process() -> Writer:
-    """The process that asks."""
-    return _writer(os.getpid())
+def sign_on() -> str:
+    """A new mark; whoever has it is alive until `sign_off`, or until the process ends."""
+    mark = secrets.token_hex(4)
+    _OPEN.add(mark)
+    return mark
+
+
+def sign_off(mark: str) -> None:
+    """Whoever had this mark is dead."""
+    _OPEN.discard(mark)
+
+
+def this_writer(mark: str) -> Writer:
+    """Who has this mark, in the process that asks."""
+    pid = os.getpid()
+    return Writer(_host(), pid, f"{_own_start(pid)}/{mark}")
 
 
 def is_alive(writer: Writer, silent_s: float) -> bool:
@@ -37,19 +55,20 @@ def is_alive(writer: Writer, silent_s: float) -> bool:
         writer: Who opened the reply.
         silent_s: Seconds since its last heartbeat, by the database's clock.
     """
-    here = this_process()
-    if writer == here:
-        return True
-    if writer.host == here.host:
-        return _started(writer.pid) == writer.started
-    return silent_s < SILENCE_S
+    if writer.host != _host():
+        return silent_s < SILENCE_S
+    start, _, mark = writer.started.partition("/")
+    if writer.pid == os.getpid():
+        return start == _own_start(writer.pid) and mark in _OPEN
+    return _started(writer.pid) == start
 
 
 @functools.lru_cache(maxsize=4)
-def _writer(pid: int) -> Writer:
-    return Writer(_host(), pid, _started(pid) or "")
+def _own_start(pid: int) -> str:
+    return _started(pid) or ""
 
 
+@functools.lru_cache(maxsize=1)
 def _host() -> str:
     parts = [platform.node()]
     for name in ("/proc/sys/kernel/random/boot_id", "/proc/self/ns/pid"):

@@ -5,8 +5,10 @@ PostgreSQL locks the conversation's row. Every write is safe to repeat, because 
 does not tell whether the commit arrived.
 """
 
+import contextlib
 import functools
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -34,7 +36,7 @@ from quietdesk.store import tree
 from quietdesk.store.base import Store
 from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
-from quietdesk.store.liveness import BEAT_S, Writer, is_alive, this_process
+from quietdesk.store.liveness import BEAT_S, Writer, is_alive, sign_off, sign_on, this_writer
 from quietdesk.store.memory import MemoryStore
 from quietdesk.store.opening import open_database, revision
 from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
@@ -114,6 +116,8 @@ class SqlStore:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._closed = False
+        self._mark = sign_on()
+        self._dropped = weakref.finalize(self, sign_off, self._mark)
         self._mine: dict[str, Spot] = {}  # open replies of this store, by id
         self._mine_lock = threading.Lock()
         self._stop = threading.Event()
@@ -307,7 +311,7 @@ class SqlStore:
     ) -> None:
         """Keep what was said and an open reply after it, in one transaction."""
         tree.check_open(reply)
-        writer = this_process()
+        writer = this_writer(self._mark)
 
         def work(connection: Connection, again: bool) -> Spot:
             held = self._hold(connection, conversation_id)
@@ -341,7 +345,10 @@ class SqlStore:
             self._mine[reply.id] = spot
             if self._heart is None:
                 self._heart = threading.Thread(
-                    target=self._beat, name="quietdesk-store", daemon=True
+                    target=_beat,
+                    args=(weakref.ref(self), self._stop),
+                    name="quietdesk-store",
+                    daemon=True,
                 )
                 self._heart.start()
 
@@ -609,6 +616,7 @@ class SqlStore:
                 self._write(lambda c, again: self._interrupt_all(c, mine.values()))
         finally:
             self._closed = True
+            self._dropped()
             if self._heart is not None:
                 self._heart.join(timeout=BEAT_S)
             self.database.close()
@@ -824,22 +832,19 @@ class SqlStore:
         for spot in spots:
             self._interrupt(connection, spot)
 
-    def _beat(self) -> None:
-        """Say now and then that the open replies of this store have a living writer."""
-        while not self._stop.wait(BEAT_S):
-            with self._mine_lock:
-                spots = list(self._mine.values())
-            try:
-                for part in _chunks(spots):
-                    beat = (
-                        update(open_reply)
-                        .where(tuple_(open_reply.c.conversation, open_reply.c.place).in_(part))
-                        .values(heartbeat=self._sql.clock)
-                    )
-                    self.database.write(_running(beat), durable=False)
-            except StoreError:
-                # Whoever writes the reply meets the same trouble, and can act on it.
-                continue
+    def beat(self) -> None:
+        """Say that the open replies of this store have a living writer; a thread does it."""
+        with self._mine_lock:
+            spots = list(self._mine.values())
+        with contextlib.suppress(StoreError):
+            # Whoever writes the reply meets the same trouble, and can act on it.
+            for part in _chunks(spots):
+                beating = (
+                    update(open_reply)
+                    .where(tuple_(open_reply.c.conversation, open_reply.c.place).in_(part))
+                    .values(heartbeat=self._sql.clock)
+                )
+                self.database.write(_running(beating), durable=False)
 
     def _remove(self, choices: Sequence[ColumnElement[bool]], *, refuse_busy: bool = False) -> int:
         """Remove conversations for good, but for those in which a reply is being written."""
@@ -909,6 +914,16 @@ def open_sql_store(database: str, *, busy_s: float = BUSY_S) -> SqlStore:
     except BaseException:
         opened.close()
         raise
+
+
+def _beat(find: Callable[[], SqlStore | None], stop: threading.Event) -> None:
+    """A store's heart, which does not keep it: one that was dropped writes no more."""
+    while not stop.wait(BEAT_S):
+        store = find()
+        if store is None:
+            return
+        store.beat()
+        del store
 
 
 def _running(statement: Executable) -> Callable[[Connection, bool], None]:
