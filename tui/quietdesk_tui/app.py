@@ -90,7 +90,7 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self.key_map = key_map
         self.log_file = log_file
         self._chat = chat or (lambda: ChatScreen(session, memory, key_map, log_file=log_file))
-        self._closing = False
+        self._leaving = False
         self._terminal_gone = False
         for theme in THEMES:
             self.register_theme(theme)
@@ -151,10 +151,10 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self._end()
 
     def _end(self) -> None:
-        if self._closing:
+        if self._leaving:
             self.exit(0)
             return
-        self._closing = True
+        self._leaving = True
         self.chat.save()
         self.run_worker(self._close(), exit_on_error=False)
 
