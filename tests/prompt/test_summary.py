@@ -265,5 +265,13 @@ def test_facts_without_room_are_counted(starter):
     for i in range(60):
         said.append(message(f"q{i}", CUSTOMER, f"And order number {70000 + i}, is it sent?"))
         said.append(message(f"r{i}", BOT, "Yes, it is on its way to you now."))
-    fitted = window.fit([*said, message("last", CUSTOMER, "Fine.")], "", 100)
-    assert any("facts of older turns had no room" in note for note in fitted.report.notes)
+    said.append(message("last", CUSTOMER, "Fine."))
+    first = window.fit(said, "", 100)
+    said += [message("more", BOT, "Bye."), message("end", CUSTOMER, "Bye.")]
+    second = window.fit(said, "", 100, previous=first.report)
+    note = next(note for note in first.report.notes if "had no room in the summary" in note)
+    assert first.report.cursor == second.report.cursor
+    assert note in second.report.notes
+    gone = [item.id for item in first.report.items if item.outcome is ContextOutcome.SUMMARISED]
+    kept = first.report.summary.count("- order number")
+    assert note.startswith(f"{sum(name.startswith('q') for name in gone) - kept} facts")

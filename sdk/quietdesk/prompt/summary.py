@@ -91,6 +91,12 @@ def rolling_summary(
     return text, len(facts) - len(kept)
 
 
+def lost_facts(summary: str, gone: Sequence[Message]) -> int:
+    """How many facts of the messages that went a summary has no room for."""
+    lines = set(summary.splitlines())
+    return sum(f"- {fact}" not in lines for fact in {f for m in gone for f in facts_of(m)})
+
+
 def _shorten(story: str, room: int, count: Callable[[str], int]) -> list[str]:
     """The lines of a story that find room; the first one tells what it was all about."""
     lines = [line for line in story.splitlines() if line.strip()]

@@ -21,7 +21,7 @@ from quietdesk.prompt.entries import SYSTEM, Part, ToolSchema, passage_parts
 from quietdesk.prompt.policies import Load, Policy, find_policy
 from quietdesk.prompt.renderer import Content, Prompt, Renderer, Template
 from quietdesk.prompt.report import Outcome, items_of, notes_of
-from quietdesk.prompt.summary import Summariser, extract, rolling_summary
+from quietdesk.prompt.summary import Summariser, extract, lost_facts, rolling_summary
 from quietdesk.prompt.tokens import Tokenize
 from quietdesk.prompt.turns import turns_of
 from quietdesk.types import Author, ContextOutcome, ContextReport, Message, Passage
@@ -135,19 +135,26 @@ class Window:
         self, gone: Sequence[Message], room: int, previous: ContextReport | None
     ) -> tuple[str, int]:
         """What stands for messages that are not shown, and how many facts had no room in it."""
-        story, new = "", gone
+        story, new, goes_on = "", gone, False
         if previous is not None and previous.summary:
             told = {i.id for i in previous.items if i.outcome is ContextOutcome.SUMMARISED}
             story = previous.summary
             new = [message for message in gone if message.id not in told]
-            if not new and len(told) == len(gone):
-                return story, 0
+            goes_on = not new and len(told) == len(gone)
         key = _digest(story, str(room), *(part for m in gone for part in (m.author, m.text)))
         known = self._summaries.get(key)
         if known is None:
-            known = rolling_summary(
-                story, gone, new, room=room, count=self.renderer.count, summarise=self._summarise
-            )
+            if goes_on:
+                known = story, lost_facts(story, gone)
+            else:
+                known = rolling_summary(
+                    story,
+                    gone,
+                    new,
+                    room=room,
+                    count=self.renderer.count,
+                    summarise=self._summarise,
+                )
             if len(self._summaries) >= _SUMMARIES:
                 self._summaries.clear()
             self._summaries[key] = known
