@@ -67,7 +67,15 @@ class PromptWindow(Protocol):
     Named here by what it does, since importing it costs a template engine.
     """
 
-    def fit(self, messages: Sequence[Message], system: str, max_tokens: int) -> FittedPrompt:
+    def fit(
+        self,
+        messages: Sequence[Message],
+        system: str,
+        max_tokens: int,
+        *,
+        previous: ContextReport | None = None,
+        continues: bool = False,
+    ) -> FittedPrompt:
         """The prompt for these messages; see `Window.fit`."""
         ...
 
@@ -98,6 +106,7 @@ class Conversation:
         """Made by `Assistant.start` and `Assistant.resume`."""
         self.id = conversation_id
         self._parts = parts
+        self._latest: Reply | None = None
 
     @property
     def info(self) -> ConversationInfo:
@@ -205,7 +214,7 @@ class Conversation:
             raise UsageError(f"There is no reply to go on with in conversation {self.id!r}.")
         if cut.finish_reason is FinishReason.STOP:
             raise UsageError("The last reply was not cut: the model had ended it itself.")
-        self._turn(reply, (), options, history, cut.text)
+        self._turn(reply, (), options, history, cut)
 
     def fork(self, message_id: str | None = None) -> "Conversation":
         """A new conversation that begins with a copy of this one.
@@ -281,7 +290,7 @@ class Conversation:
         said: tuple[Message, ...],
         options: ReplyOptions,
         history: Sequence[Message] | None = None,
-        begun: str = "",
+        begun: Message | None = None,
     ) -> None:
         """Fit, commit, submit.
 
@@ -290,7 +299,7 @@ class Conversation:
             said: What is new.
             options: The caller's.
             history: What it goes on from; the active branch if None.
-            begun: What the reply says already.
+            begun: The cut reply that is gone on with.
         """
         parts = self._parts
         parts.recorder.make_way(self.id)
@@ -298,14 +307,19 @@ class Conversation:
         info = self.info
         if history is None:
             history = parts.store.messages(self.id, reports=False)
-        opening = parts.engine.tokenize(begun, special=False, begin=False) if begun else []
-        reserve = generation.max_tokens + len(opening)
-        fitted = parts.window.fit([*history, *said], info.system, reserve)
+        latest = self._latest
+        fitted = parts.window.fit(
+            [*history, *said, *((begun,) if begun else ())],
+            info.system,
+            generation.max_tokens,
+            previous=latest.context if latest and latest.id == _last_reply(history) else None,
+            continues=begun is not None,
+        )
         sampling = _sampling(generation)
         draft = Message(
             id=reply.id,
             author=Author.BOT,
-            text=begun,
+            text=begun.text if begun else "",
             created_at=datetime.now(UTC),
             parent_id=(said or history)[-1].id,
             model=parts.engine.model.name,
@@ -314,7 +328,7 @@ class Conversation:
         parts.store.begin_turn(self.id, said, draft)
         try:
             stream = parts.engine.submit(
-                [*fitted.tokens, *opening],
+                fitted.tokens,
                 sampling=sampling,
                 limits=Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ()))),
                 priority=options.get("priority", 0),
@@ -324,9 +338,15 @@ class Conversation:
             parts.store.undo_turn(draft.id, tuple(message.id for message in said))
             raise
         reply.opened(draft, fitted.report, stream)
+        self._latest = reply
         parts.recorder.record(self.id, reply)
         if said and not info.title:
             parts.store.rename(self.id, _title(said[0].text))
+
+
+def _last_reply(history: Sequence[Message]) -> str | None:
+    """The id of the newest reply, whose report tells where the window stood."""
+    return next((m.id for m in reversed(history) if m.author is Author.BOT), None)
 
 
 def new_id(kind: str) -> str:

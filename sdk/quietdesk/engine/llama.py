@@ -214,7 +214,11 @@ class LlamaRunner:
 
     def _read_info(self, path: Path, header: Header, name: str) -> ModelInfo:
         vocab = self._vocab
-        control = llama_cpp.LLAMA_TOKEN_ATTR_CONTROL | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+        control = (
+            llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
+            | llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED
+            | llama_cpp.LLAMA_TOKEN_ATTR_UNKNOWN
+        )
         special = []
         longest = 1
         for token in range(self._n_vocab):
