@@ -4,8 +4,8 @@
 
 Rounds alternate between the kernels and sacrebleu, so that a slow minute of the machine hits both,
 and each is given by its median. Rates of kernels are per second of one core's own time. The whole
-score is read from a Parquet file under zstd that the generator makes; its rate is per second of wall
-time, and beside it stands the rate per second of a core's own time, for machines with other work.
+score is read from a Parquet file under zstd that the generator makes; its rate is per second of
+wall time, and beside it stands that per second of a core's own time, for busy machines.
 The last line printed is one line of JSON; it is kept in tests/bench/results.
 """
 
