@@ -214,6 +214,9 @@ class Document:
             item = self._items[-1]
             if column >= item.content_column or column >= item.marker_column + 2:
                 break
+            if marks and column >= item.marker_column - 1:
+                # The next item of the same list: `_item` takes its place, and counts on.
+                break
             if not marks and self._current(Kind.PARAGRAPH) and not _starts_block(rest):
                 break
             self._items.pop()

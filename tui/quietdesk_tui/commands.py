@@ -65,4 +65,4 @@ def _shown(name: Content, key: str) -> Content:
     if not key:
         return name
     gap = " " * max(NAME_CELLS - name.cell_length, 2)
-    return Content.assemble(name, gap, (key, "$foreground 60%"))
+    return Content.assemble(name, gap, (key, "$foreground 66%"))

@@ -391,7 +391,8 @@ class Session:
                 yield event
         finally:
             turn.stage = Stage.ENDED
-            self.turns.pop(turn.conversation_id, None)
+            if self.turns.get(turn.conversation_id) is turn:
+                del self.turns[turn.conversation_id]
 
     async def _events(self, turn: Turn) -> AsyncIterator[Event]:
         is_new = turn.conversation_id == NEW
@@ -461,6 +462,9 @@ class Session:
         if not is_new or turn.conversation_id == NEW:
             return
         store, empty_id = self._require_store(), turn.conversation_id
+        self.turns.pop(empty_id, None)
+        turn.conversation_id = NEW
+        self.turns.setdefault(NEW, turn)
         if self.current_id == empty_id:
             self.info, self.messages = None, []
         try:

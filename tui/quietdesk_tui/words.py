@@ -13,6 +13,8 @@ from quietdesk.errors import (
     UnknownNameError,
 )
 
+SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+
 NAMES = {
     Author.CUSTOMER: "You",
     Author.BOT: "Assistant",
@@ -90,6 +92,11 @@ def day_words(day: date, today: date) -> str:
 def time_words(moment: datetime) -> str:
     """The time of day where the reader is."""
     return f"{moment.astimezone():%H:%M}"
+
+
+def spinner(seconds: float) -> str:
+    """A sign that turns as time goes on."""
+    return SPINNER[int(seconds * 10) % len(SPINNER)]
 
 
 def count(number: int, noun: str) -> str:

@@ -1,5 +1,6 @@
 """The chat screen: conversations, the open one, the composer; it shows what the session says."""
 
+import logging
 from collections.abc import Callable
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -13,6 +14,7 @@ from textual.content import Content
 from textual.events import Resize
 from textual.screen import Screen
 from textual.widgets import OptionList, Static, TextArea
+from textual.worker import Worker, WorkerState
 
 from quietdesk import Author, ConversationInfo, Message, QuietdeskError
 from quietdesk_tui import keys, messages, words
@@ -36,8 +38,10 @@ from quietdesk_tui.widgets.composer import Composer
 from quietdesk_tui.widgets.conversations import ConversationList
 from quietdesk_tui.widgets.notice import Notice
 from quietdesk_tui.widgets.status import KeyLine, Status, StatusLine
-from quietdesk_tui.widgets.transcript import SPINNER, Entry, Transcript, column
+from quietdesk_tui.widgets.transcript import Entry, Transcript, column
 from quietdesk_tui.widgets.welcome import Welcome
+
+_log = logging.getLogger(__name__)
 
 SMALLEST = (40, 10)
 """Columns and rows below which there is no room for a chat."""
@@ -130,11 +134,13 @@ class ChatScreen(Screen[None]):
             self._restore_draft(self._composer.text)
             return
         remembered = self.memory.state.conversation_id
-        typed = self._composer.text
-        if session.turn is None and remembered and await self.session.open(remembered):
-            self._show_conversation()
-            self._read_reports_if_short()
-        self._restore_draft(typed)
+        try:
+            if remembered and await session.open(remembered, if_idle=True):
+                self._show_conversation()
+                self._read_reports_if_short()
+        except QuietdeskError as error:
+            self.complain(error)
+        self._restore_draft(self._composer.text)
         await self._refresh_list()
         await self._load_model()
 
@@ -152,7 +158,7 @@ class ChatScreen(Screen[None]):
         what = (
             "The model could not be loaded"
             if self.session.has_store
-            else ("The database could not be opened")
+            else "The database could not be opened"
         )
         hints = words.advice(problem, self._log_file)
         hints.append(f"{self.key_map.name('retry')} tries again.")
@@ -316,15 +322,17 @@ class ChatScreen(Screen[None]):
         )
 
     def _await_reply(self, turn: Turn) -> None:
-        def what(elapsed: float) -> str:
+        def what() -> str:
+            now = self.session.clock()
+            sign = words.spinner(now)
             if turn.stage is Stage.WAITING:
-                return "Waiting for the model"
+                return f"{sign} Waiting for the model"
             if turn.reply is None or not turn.has_begun:
-                return "Preparing the prompt"
-            tokens = turn.reply.context.prompt_tokens
-            return f"Reading {words.count(tokens, 'token')}  {elapsed:.1f} s"
+                return f"{sign} Preparing the prompt"
+            tokens = words.count(turn.reply.context.prompt_tokens, "token")
+            return f"{sign} Reading {tokens}  {now - turn.began:.1f} s"
 
-        self._transcript.spin(what, self.session.clock() - turn.started)
+        self._transcript.spin(what)
 
     # Turns
 
@@ -711,12 +719,14 @@ class ChatScreen(Screen[None]):
                 text = session.model_name
                 status = Status(*mark, text, figures, self.key_map.name("context"))
         self.query_one("#status", StatusLine).status = status
-        composer.placeholder = self._placeholder()
-        composer.border_subtitle = self._composer_hint()
+        if composer.placeholder != (text := self._placeholder()):
+            composer.placeholder = text
+        if composer.border_subtitle != (text := self._composer_hint()):
+            composer.border_subtitle = text
         self.query_one("#keys", KeyLine).items = self._key_items()
 
     def _spinner(self) -> str:
-        return SPINNER[int(self.session.clock() * 5) % len(SPINNER)]
+        return words.spinner(self.session.clock() / 2)
 
     def _placeholder(self) -> str:
         if self.session.phase is Phase.FAILED:
@@ -771,7 +781,14 @@ class ChatScreen(Screen[None]):
         self._list.display = shown and width >= 60
         self.call_after_refresh(self._align)
 
-    def complain(self, error: Exception, sentence: str = "") -> None:
+    def on_worker_state_changed(self, event: Worker.StateChanged) -> None:
+        """Our own bug in something that went on in the background: log it, and go on."""
+        if event.state is WorkerState.ERROR and event.worker.error is not None:
+            _log.error("%s failed.", event.worker.name, exc_info=event.worker.error)
+            where = f" The details are in {self._log_file}." if self._log_file else ""
+            self.complain(event.worker.error, f"Something went wrong.{where}")
+
+    def complain(self, error: BaseException, sentence: str = "") -> None:
         """Tell about an error in a toast; the session has written it into the log."""
         self.notify(sentence or str(error), severity="error", timeout=8, markup=False)
 

@@ -120,7 +120,7 @@ class ContextScreen(ModalScreen[None]):
             (f"{item.tokens:>6,}  ", "$foreground"),
             (f"{who}  ", "bold"),
             (begin, "$foreground 75%"),
-            ("".join(why), "$foreground 60%"),
+            ("".join(why), "$foreground 66%"),
         )
 
     def action_scroll(self, lines: int) -> None:
@@ -133,4 +133,4 @@ class ContextScreen(ModalScreen[None]):
 
 
 def _line(name: str, value: str) -> Content:
-    return Content.assemble((f"{name:<20}", "$foreground 60%"), value)
+    return Content.assemble((f"{name:<20}", "$foreground 66%"), value)

@@ -61,7 +61,7 @@ class HelpScreen(ModalScreen[None]):
             for key, title, more in rows:
                 yield Static(key, markup=False)
                 yield Static(
-                    Content.assemble(title, (f"  {more}" if more else "", "$foreground 60%"))
+                    Content.assemble(title, (f"  {more}" if more else "", "$foreground 66%"))
                 )
 
     def _own(self) -> Content:

@@ -28,6 +28,8 @@ class Composer(TextArea):
             highlight_cursor_line=False,
             compact=True,
         )
+        # A cursor that blinks is drawn again twice a second, also while the model needs the time.
+        self.cursor_blink = False
         self._history = history
         self._acts = {
             key: act

@@ -65,6 +65,8 @@ class ConversationList(Vertical):
     def on_mount(self) -> None:
         """The title field shows only while it is used."""
         self.query_one("#rename").display = False
+        for field in self.query(Input):
+            field.cursor_blink = False
 
     # What is shown
 
@@ -138,7 +140,7 @@ class ConversationList(Vertical):
             mark, mark_style = "▌ ", "$primary"
         title = shorten(clean(info.title) or "Untitled", width - cell_len(when) - 3)
         gap = " " * max(width - 2 - cell_len(title) - cell_len(when), 1)
-        snippet = shorten(" ".join(clean(info.last_text).split()), width - 2)
+        snippet = shorten(_MARKS.sub("", " ".join(clean(info.last_text).split())), width - 2)
         strong = "bold" if info.id == self._open_id or info.id in self._unread else ""
         return Content.assemble(
             (mark, mark_style),
@@ -270,7 +272,9 @@ class ConversationList(Vertical):
         event.stop()
 
 
-_QUIET = "$foreground 60%"
+_QUIET = "$foreground 66%"
+_MARKS = re.compile(r"\*\*|__|~~|`+|^#+ ")
+"""Marks of Markdown that mean nothing in a single line."""
 
 
 def _group(day: date, today: date) -> str:

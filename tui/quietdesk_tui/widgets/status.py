@@ -114,7 +114,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value < 10 else f"{value:.0f} s"
 
 
-_QUIET = "$foreground 60%"
+_QUIET = "$foreground 66%"
 _STRONG = "$foreground"
 
 

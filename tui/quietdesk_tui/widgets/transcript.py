@@ -31,7 +31,6 @@ MEASURE = 100
 """Cells of the widest line of text: longer lines are hard to read."""
 FRAME_S = 1 / 25
 """Least time between two frames while a reply streams: what is drawn is taken from the model."""
-SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 _GUTTER = 2
 _MARGIN = 2
 
@@ -249,8 +248,7 @@ class Transcript(ScrollView, can_focus=True):
         self._flush_timer: Timer | None = None
         self._next_frame = 0.0
         self._spinner: Timer | None = None
-        self._spinning_since = 0.0
-        self._spinner_text: Callable[[float], str] = lambda elapsed: ""
+        self._spinner_text: Callable[[], str] = str
         self._strips: LRUCache[tuple[Line, int, bool, str, bool], Strip] = LRUCache(512)
         self._styles_by_name: dict[str, Style] = {}
 
@@ -320,25 +318,21 @@ class Transcript(ScrollView, can_focus=True):
         entry.lay_out_foot()
         self._place(len(self._entries) - 1)
 
-    def spin(self, text: Callable[[float], str], elapsed_s: float = 0.0) -> None:
+    def spin(self, text: Callable[[], str]) -> None:
         """Show that the last message is awaited, until something is said.
 
         Args:
-            text: What goes on, told the seconds that it has taken.
-            elapsed_s: Seconds that it has taken already.
+            text: Tells what goes on; asked ten times a second.
         """
         self._spinner_text = text
-        self._spinning_since = time.perf_counter() - elapsed_s
         if self._spinner is None:
             self._spinner = self.set_interval(0.1, self._spin)
         self._spin()
 
     def _spin(self) -> None:
-        elapsed = time.perf_counter() - self._spinning_since
-        glyph = SPINNER[int(elapsed * 10) % len(SPINNER)]
         entry = self._entries[-1]
         had = bool(entry.progress)
-        entry.progress = f"{glyph} {self._spinner_text(elapsed)}"
+        entry.progress = self._spinner_text()
         if self._width:
             entry.lay_out(self._width)
             entry.lay_out_foot()
@@ -422,7 +416,7 @@ class Transcript(ScrollView, can_focus=True):
             edge = self._tops[first + 1]
             heights = (entry.height for entry in self._entries[changed:])
             self._tops[changed:] = accumulate(heights, initial=self._tops[changed])
-            if not self._follows and changed == first:
+            if not self._follows and changed == first and top > 0:
                 # What is below the topmost message stays where the reader sees it.
                 self._resize_content()
                 self._move_to(max(self._tops[first + 1] - (edge - top), self._tops[first]))

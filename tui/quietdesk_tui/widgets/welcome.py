@@ -89,6 +89,6 @@ class Welcome(VerticalScroll, can_focus=False):
                 parts.append(("  ·  ", "$foreground 35%"))
             parts += [
                 (name_key(key), "$primary"),
-                (f" {words}".replace(" ", "\u00a0"), "$foreground 60%"),
+                (f" {words}".replace(" ", "\u00a0"), "$foreground 66%"),
             ]
         return Content.assemble(*parts)
