@@ -102,7 +102,7 @@ def is_running(pid: int) -> bool:
 
 
 def test_what_was_said_is_there_again_after_quitting(terminal: Terminal) -> None:
-    terminal.shows("Enter sends")
+    terminal.shows("● scripted")
     terminal.type("Do you ship to Norway?")
     terminal.shows("Do you ship to Norway?")
     terminal.type("Enter")
@@ -120,7 +120,7 @@ def test_what_was_said_is_there_again_after_quitting(terminal: Terminal) -> None
 def test_a_terminal_that_goes_away_ends_the_app_in_mid_reply(terminal: Terminal) -> None:
     if not Path("/proc").is_dir():
         pytest.skip("processes are looked at through /proc")
-    terminal.shows("Enter sends")
+    terminal.shows("● scripted")
     terminal.type("Do you ship to Norway?")
     terminal.shows("Do you ship to Norway?")
     terminal.type("Enter")
