@@ -586,13 +586,34 @@ def test_a_person_may_speak_while_the_bot_does(store: Store) -> None:
     assert ids(store.messages("c1")) == ["q1", "r1", "h1"]
 
 
-def test_a_closed_store_says_so(store: Store) -> None:
+def test_a_closed_store_takes_nothing_more(store: Store) -> None:
     store.create(conversation("c1"))
     store.close()
     store.close()
-    for ask in (store.conversations, lambda: store.conversation("c1"), store.purge):
+    for write in (store.purge, lambda: store.create(conversation("c2"))):
         with pytest.raises(StoreError, match="closed"):
-            ask()
+            write()
+
+
+def test_what_was_said_stays_readable_when_a_database_is_closed(store: Store) -> None:
+    store.create(conversation("c1"))
+    store.add("c1", question("q1", "Still there?"))
+    store.close()
+    if isinstance(store, MemoryStore):
+        with pytest.raises(StoreError, match="closed"):
+            store.messages("c1")
+    else:
+        assert ids(store.messages("c1")) == ["q1"]
+
+
+def test_a_very_long_message_is_kept_whole_and_found_by_its_first_words(store: Store) -> None:
+    text = " ".join(
+        f"word{number} 退货{chr(0x4E00 + number % 20_000)}" for number in range(50_000)
+    )
+    store.create(conversation("c1"))
+    store.add("c1", question("q1", text))
+    assert store.messages("c1")[0].text == text
+    assert ids(store.conversations("word77 退货")) == ["c1"]
 
 
 # Many at a time

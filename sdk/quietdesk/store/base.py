@@ -183,5 +183,8 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Close it; open replies of this process become interrupted."""
+        """Close it; open replies of this process become interrupted.
+
+        What a database keeps can still be read; a store in memory has forgotten it.
+        """
         ...

@@ -9,8 +9,8 @@ import contextlib
 import functools
 import threading
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -623,9 +623,15 @@ class SqlStore:
 
     # Rows
 
-    def _read(self) -> AbstractContextManager[Connection]:
-        self._check_open()
-        return self.database.read()
+    @contextmanager
+    def _read(self) -> Iterator[Connection]:
+        # What was said stays readable after the end, on a connection for just that.
+        try:
+            with self.database.read() as connection:
+                yield connection
+        finally:
+            if self._closed:
+                self.database.close()
 
     def _write(self, work: Callable[[Connection, bool], _T], *, durable: bool = True) -> _T:
         self._check_open()
