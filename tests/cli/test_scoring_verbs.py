@@ -5,6 +5,8 @@ import json
 import random
 import subprocess
 import sys
+from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -12,7 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from quietdesk.cli import main
-from quietdesk.types import Transcript, TranscriptMessage
+from quietdesk.store.sql import open_store
+from quietdesk.types import ConversationInfo, Message, Transcript, TranscriptMessage
 
 METRICS = "bleu,chrf,labels,misunderstandings,turns"
 ANSWERS = ("It is on its way and comes on Friday.", "I have started the refund.", "Open Settings.")
@@ -159,3 +162,33 @@ def test_help_imports_none_of_what_scoring_needs():
         "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_scores_are_kept_beside_a_databases_conversations(capsys, tmp_path):
+    database = tmp_path / "desk.db"
+    now = datetime(2025, 1, 6, tzinfo=UTC)
+    with closing(open_store(str(database))) as store:
+        store.create(
+            ConversationInfo(
+                id="talk", title="t", created_at=now, updated_at=now, metadata={"channel": "web"}
+            )
+        )
+        store.add("talk", Message(id="m1", author="customer", text="Where is it?", created_at=now))
+        sorry = "Sorry, I did not understand that."
+        store.add(
+            "talk", Message(id="m2", author="bot", text=sorry, created_at=now, parent_id="m1")
+        )
+    metrics = "misunderstandings,latency,turns"
+    assert main.run(["score", str(database), "--metrics", metrics, "--keep"]) == 0
+    with closing(open_store(str(database))) as store:
+        metadata = store.conversation("talk").metadata
+    assert metadata["channel"] == "web"
+    scores = metadata["scores"]
+    assert scores["values"]["misunderstandings"] == 1.0
+    assert scores["messages"] == {"m2": {"latency": 0.0}}
+    assert scores["causes"] == {"m2": ["misunderstandings"]}
+
+
+def test_scores_are_kept_in_databases_alone(logs, capsys):
+    assert main.run(["score", logs["old"], "--metrics", METRICS, "--keep"]) == 2
+    assert "is none" in capsys.readouterr().err

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import options, scoring_options
+from quietdesk.cli import log_options, options, scoring_options
 
 New = Annotated[str, typer.Argument(metavar="A", help="Logs, or scores from score --json.")]
 Old = Annotated[str, typer.Argument(metavar="B", help="What to compare it with.")]
@@ -19,6 +19,8 @@ def compare(
     slices: scoring_options.Slices = None,
     html: Annotated[Path | None, typer.Option("--html", help="Write a page for a browser.")] = None,
     as_json: options.Json = False,
+    authors: log_options.Authors = None,
+    columns: log_options.Columns = None,
     jobs: scoring_options.Jobs = 0,
     strict: scoring_options.Strict = False,
 ) -> None:
@@ -30,12 +32,8 @@ def compare(
     from quietdesk.cli import runs
     from quietdesk.scoring.compare import compare as compare_scores
 
-    scores = [
-        runs.open_run(
-            path, metrics=metrics, slices=slices or [], format=format, jobs=jobs, strict=strict
-        )
-        for path in (new, old)
-    ]
+    request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict)
+    scores = [runs.open_run(path, request) for path in (new, old)]
     comparison = compare_scores(scores[0], scores[1])
     if html is not None:
         from quietdesk.scoring.page import page

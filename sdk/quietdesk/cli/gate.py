@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import options, scoring_options
+from quietdesk.cli import log_options, options, scoring_options
 
 
 def gate(
@@ -21,6 +21,8 @@ def gate(
     junit: Annotated[Path | None, typer.Option("--junit", help="Write JUnit XML.")] = None,
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a table.")] = None,
     as_json: options.Json = False,
+    authors: log_options.Authors = None,
+    columns: log_options.Columns = None,
     jobs: scoring_options.Jobs = 0,
     strict: scoring_options.Strict = False,
 ) -> None:
@@ -37,12 +39,8 @@ def gate(
     from quietdesk.scoring.gate import parse_margins, to_junit, to_markdown
 
     wanted = parse_margins(margins)
-    scores = [
-        runs.open_run(
-            path, metrics=metrics, slices=slices or [], format=format, jobs=jobs, strict=strict
-        )
-        for path in (run, baseline)
-    ]
+    request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict)
+    scores = [runs.open_run(path, request) for path in (run, baseline)]
     verdict = gate_runs(compare(scores[0], scores[1]), wanted, slices=bool(slices))
     if junit is not None:
         junit.write_text(to_junit(verdict), encoding="utf-8")

@@ -6,27 +6,30 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.cli import options, scoring_options
+from quietdesk.cli import log_options, options, scoring_options
 
-Html = Annotated[Path | None, typer.Option("--html", help="Write a page for a browser.")]
+Rows = Annotated[Path | None, typer.Option(help="Write one row per conversation.")]
 
 
 def score(
     paths: Annotated[
         list[str],
-        typer.Argument(metavar="PATH...", help="Logs: files, folders, addresses; - for stdin."),
+        typer.Argument(
+            metavar="PATH...", help="Logs: files, folders, addresses, databases; - for stdin."
+        ),
     ],
     format: scoring_options.Format = None,
     metrics: scoring_options.Metrics = scoring_options.DEFAULT,
     slices: scoring_options.Slices = None,
-    html: Html = None,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page for a browser.")] = None,
     as_json: options.Json = False,
-    csv: Annotated[
-        Path | None, typer.Option("--csv", help="Write one row per conversation.")
-    ] = None,
-    parquet: Annotated[
-        Path | None, typer.Option("--parquet", help="Write one row per conversation.")
-    ] = None,
+    csv: Rows = None,
+    parquet: Rows = None,
+    keep: Annotated[
+        bool, typer.Option("--keep", help="Write the scores beside a database's conversations.")
+    ] = False,
+    authors: log_options.Authors = None,
+    columns: log_options.Columns = None,
     jobs: scoring_options.Jobs = 0,
     strict: scoring_options.Strict = False,
 ) -> None:
@@ -35,11 +38,14 @@ def score(
     Example: quietdesk score logs.jsonl --slice channel --html report.html
     """
     scoring_options.need_extra()
-    from pyarrow import RecordBatch
-
+    if keep and len(paths) != 1:
+        raise typer.BadParameter("--keep takes one path, of a database.")
     from quietdesk.cli import runs
     from quietdesk.scoring.report import RowWriter
+    from quietdesk.scoring.scorer import Reading
 
+    request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict)
+    keeper = runs.Keeper(paths[0]) if keep else None
     with ExitStack() as stack:
         writers = [
             stack.enter_context(RowWriter(path, kind))
@@ -47,19 +53,15 @@ def score(
             if path is not None
         ]
 
-        def write(rows: RecordBatch) -> None:
+        def take(reading: Reading) -> None:
             for writer in writers:
-                writer.write(rows)
+                writer.write(reading.rows)
+            if keeper is not None:
+                keeper.take(reading)
 
-        scores = runs.score_logs(
-            paths,
-            metrics=metrics,
-            slices=slices or [],
-            format=format,
-            jobs=jobs,
-            strict=strict,
-            on_rows=write if writers else None,
-        )
+        scores = runs.score_logs(paths, request, take)
+    if keeper is not None:
+        keeper.write()
     if html is not None:
         from quietdesk.scoring.page import page
 

@@ -161,11 +161,19 @@ def resample(
     """
     columns = list(cells)
     sums = np.stack([cells[name] for name in columns], axis=1).astype(np.float64)
-    occupied = np.flatnonzero(sums.any(axis=1))
     if weights is None:
         weights = poisson_weights(len(sums))
-    drawn = product(weights[:, occupied], sums[occupied])
+    drawn = _drawn(weights, sums)
     return values({name: drawn[:, place] for place, name in enumerate(columns)})
+
+
+def _drawn(weights: FloatArray, sums: FloatArray) -> FloatArray:
+    """The replicates' sums, shape (n_replicates, n_columns)."""
+    occupied = np.flatnonzero(sums.any(axis=1))
+    # Copying columns of the weights costs more than a product with some zeros.
+    if 2 * len(occupied) > len(sums):
+        return product(weights, sums)
+    return product(weights[:, occupied], sums[occupied])
 
 
 def percentile_interval(replicates: FloatArray, n_clusters: int) -> Interval:
@@ -198,14 +206,13 @@ def ratio_interval(over: IntArray, under: IntArray) -> Interval:
     Source: Efron and Tibshirani, An Introduction to the Bootstrap (1993), chapter 12; the standard
     error as in Cochran, Sampling Techniques (1977), section 6.
     """
-    some = np.flatnonzero(under > 0)
-    top, bottom = over[some].astype(np.float64), under[some].astype(np.float64)
-    n_clusters = len(bottom)
-    if n_clusters < 2:
+    bottom = under.astype(np.float64)
+    top = np.where(under > 0, over, 0).astype(np.float64)
+    if (under > 0).sum() < 2:
         return NO_INTERVAL
     powers = np.stack([top, bottom, top * top, top * bottom, bottom * bottom], axis=1)
     ratio, error = _ratios(powers.sum(axis=0)[None])
-    ratios, errors = _ratios(product(poisson_weights(len(over))[:, some], powers))
+    ratios, errors = _ratios(_drawn(poisson_weights(len(over)), powers))
     usable = errors > 0
     if error[0] <= 0 or usable.sum() < len(errors) / 2:
         return Interval(float(ratio[0]), float(ratio[0]))
