@@ -193,9 +193,13 @@ def _trends(scores: Scores, name: str) -> dict[str, Any]:
                     "last": shown(points[-1].value, scale),
                     "first_at": points[0].at,
                     "last_at": points[-1].at,
+                    "last_n": f"{slices[points[-1].at].n:,}",
                 }
             )
     return {"name": name, "charts": found}
+
+
+_NO_CELL = {"value": "–", "interval": "", "n": "", "off": False, "hint": "not measured"}
 
 
 def _slices(scores: Scores, name: str) -> dict[str, Any]:
@@ -209,12 +213,13 @@ def _slices(scores: Scores, name: str) -> dict[str, Any]:
         for value in values:
             each = slices.get(value)
             if each is None:
-                cells.append({"value": "–", "interval": "", "off": False, "hint": "not measured"})
+                cells.append(_NO_CELL)
                 continue
             cells.append(
                 {
                     "value": shown(each.value, scale),
                     "interval": shown_interval(each, scale),
+                    "n": f"{each.n:,}",
                     "off": apart(each, whole),
                     "hint": f"n {each.n:,}, not measured {each.n_missing:,}; {each.method}",
                 }
@@ -362,6 +367,8 @@ def _change(scores: Scores, change: Change) -> dict[str, Any]:
         "name": title,
         "old": shown(change.old.value, scale),
         "new": shown(change.new.value, scale),
+        "n_old": f"{change.old.n:,}",
+        "n_new": f"{change.new.n:,}",
         "change": signed(change.difference, scale),
         "interval": interval,
         "chart": charts.difference(change.difference, low, high, reach, f"{title}: {interval}"),
