@@ -9,9 +9,10 @@ from sklearn import metrics as sk
 from sklearn.preprocessing import MultiLabelBinarizer
 
 from quietdesk.columns import to_batch
-from quietdesk.scoring import score
+from quietdesk.scoring import base, labels, score
 from quietdesk.scoring.base import Unit
 from quietdesk.scoring.labels import Labels, confusion_of, names_in
+from quietdesk.scoring.report import left_out
 from quietdesk.types import Transcript, TranscriptMessage
 
 CLASSES = ["refund", "order", "other", "a b", "ü"]
@@ -85,7 +86,8 @@ def test_measures_of_several_labels_are_scikit_learns(pairs):
     true = encoder.fit_transform([pair[0] for pair in pairs])
     guess = encoder.transform([pair[1] for pair in pairs])
     assert found["accuracy"] == pytest.approx(sk.accuracy_score(true, guess))
-    if len(known) > 1 or any(len(set(column)) > 1 for column in true.T):
+    if len(known) > 1:
+        # A table of one column is a binary problem for scikit-learn, with "no" as a class too.
         check_averages(found, true, guess)
     assert found["hamming_score"] == pytest.approx(1 - sk.hamming_loss(true, guess))
     several = any(len(side) != 1 for pair in pairs for side in pair)
@@ -174,3 +176,22 @@ def test_intervals_of_accuracy_are_wilsons():
 def test_a_wrong_label_points_at_its_message():
     found = score(conversations_of([(("a",), ("a",)), (("a",), ("b",))]), [Labels()])
     assert found.rows["causes"].to_pylist() == [[{"metric": "labels", "message": 1}]]
+
+
+@pytest.mark.parametrize("size", [7, 40, 300])
+def test_labels_that_are_free_text_are_left_out_however_they_are_read(monkeypatch, size):
+    for module in (base, labels):
+        monkeypatch.setattr(module, "FAMILY_LIMIT", 100)
+    pairs = [((f"note {i}",), (f"note {i}",)) for i in range(60)]
+    talks = conversations_of(pairs, size=1, name="note")
+    named = conversations_of([(("a",), ("b",))], name="intent")
+    batches = [to_batch(talks[start : start + size]) for start in range(0, 60, size)]
+    found = score([*batches, to_batch(named)], [Labels()])
+    state = found.tally.whole["labels"]
+    assert state.left_out == ["note"]
+    assert not any("note" in name for name in state.cells if not name.startswith("total left out"))
+    assert found["labels.intent.accuracy"].value == 0.0
+    assert found["labels"].value == 60 / 61
+    assert "'note' has too many different labels; it is left out." in left_out(found)
+    whole = score([to_batch([*talks, *named])], [Labels()])
+    assert whole.tally.digest == found.tally.digest

@@ -43,6 +43,7 @@ what they amount to (`values`).
 import hashlib
 import json
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -722,6 +723,11 @@ def _measured(units: Units) -> BoolArray:
 
 _TOTAL = "total "
 """Before the names of cells that are no bucketed columns."""
+FAMILY = "\x1f"
+"""In a column's name after its family: columns that the data name, such as a label's classes."""
+FAMILY_LIMIT = 1500
+"""Bucketed columns that a family may have; a larger one is left out, so that memory is bounded."""
+_LEFT_OUT = f"{_TOTAL}left out "
 HISTOGRAM_BINS = 20
 """Bins of equal width for shares and points; reals have those of `bin_of`."""
 
@@ -791,7 +797,9 @@ class State:
         segments = None
         if metric.keeps_segments and len(some) <= SEGMENT_LIMIT:
             segments = np.stack([measurement.sums[name][kept] for name in metric.columns], axis=1)
-        return cls(cells, segments)
+        state = cls(cells, segments)
+        state._leave_out_large_families()
+        return state
 
     def add(self, later: "State") -> None:
         """Take in the state of conversations that were read later.
@@ -819,6 +827,25 @@ class State:
                 longer = sums.copy()
                 _add_into(longer[: len(mine)], mine)
                 self.cells[name] = longer
+        self._leave_out_large_families()
+
+    def _leave_out_large_families(self) -> None:
+        """Drop families with too many columns; the same ones in the end, whatever the order."""
+        gone = {name.removeprefix(_LEFT_OUT) for name in self.cells if name.startswith(_LEFT_OUT)}
+        if len(self.cells) > FAMILY_LIMIT:
+            sizes = Counter(family_of(name) for name in self.cells if is_bucketed(name))
+            gone |= {family for family, size in sizes.items() if family and size > FAMILY_LIMIT}
+        if gone:
+            for name in [name for name in self.cells if family_of(name) in gone]:
+                del self.cells[name]
+            self.cells.update({_LEFT_OUT + name: np.ones(1, np.int64) for name in gone})
+
+    @property
+    def left_out(self) -> list[str]:
+        """The families that were dropped."""
+        return sorted(
+            name.removeprefix(_LEFT_OUT) for name in self.cells if name.startswith(_LEFT_OUT)
+        )
 
     @property
     def sums(self) -> dict[str, int]:
@@ -833,6 +860,12 @@ class State:
             for name, cells in self.cells.items()
             if name.startswith(_TOTAL)
         }
+
+
+def family_of(name: str) -> str:
+    """The family of a cell; empty for one that has none."""
+    family, mark, _ = name.removeprefix(_TOTAL).partition(FAMILY)
+    return family if mark else ""
 
 
 def is_bucketed(name: str) -> bool:

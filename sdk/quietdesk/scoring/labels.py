@@ -16,6 +16,8 @@ import pyarrow as pa
 
 from quietdesk.columns import list_offsets
 from quietdesk.scoring.base import (
+    FAMILY,
+    FAMILY_LIMIT,
     BaseMetric,
     Better,
     BoolArray,
@@ -44,7 +46,7 @@ _CONFUSION = "confusion"
 
 def _key(*parts: str) -> str:
     """A column's name; parts are apart whatever characters labels have."""
-    return "\x1f".join(parts)
+    return FAMILY.join(parts)
 
 
 class Labels(BaseMetric):
@@ -92,6 +94,9 @@ class Labels(BaseMetric):
             place = np.searchsorted(index, pair.units)
             measured[place[pair.complete]] = True
             right[place[pair.complete & ~pair.exact]] = False
+            if pair.n_columns > FAMILY_LIMIT:
+                totals[f"left out {pair.name}"] = np.ones(1, np.int64)
+                continue
             for name, column in pair.columns().items():
                 sums[name] = np.zeros(len(index), np.int64)
                 sums[name][place] = column
@@ -122,7 +127,7 @@ class Labels(BaseMetric):
         """Without the remarks on classes that turned out to be true somewhere."""
         seen = {
             unseen_text(*parts[:2])
-            for parts in (name.split("\x1f") for name in sums)
+            for parts in (name.split(FAMILY) for name in sums)
             if len(parts) == 3 and parts[2] == _TRUE and sums[_key(*parts)]
         }
         return set(remarks) - seen
@@ -183,7 +188,7 @@ def _names(columns: tuple[str, ...]) -> tuple[tuple[str, tuple[str, ...]], ...]:
     """Label names and their classes, by the columns that there are."""
     found: dict[str, set[str]] = {}
     for column in columns:
-        parts = column.split("\x1f")
+        parts = column.split(FAMILY)
         if len(parts) == 3:
             found.setdefault(parts[0], set()).add(parts[1])
         elif len(parts) == 2:
@@ -259,7 +264,7 @@ def confusion_of(totals: Mapping[str, IntArray], name: str) -> Confusion:
     """The confusion matrix of a label name, from a state's totals."""
     cells = {}
     for key, total in totals.items():
-        parts = key.split("\x1f")
+        parts = key.split(FAMILY)
         if len(parts) == 4 and parts[0] == name and parts[1] == _CONFUSION:
             cells[parts[2], parts[3]] = int(total[0])
     classes = sorted({label for pair in cells for label in pair})
@@ -271,7 +276,9 @@ def confusion_of(totals: Mapping[str, IntArray], name: str) -> Confusion:
 
 def names_in(totals: Mapping[str, IntArray]) -> list[str]:
     """The label names that a state has confusion matrices of."""
-    return sorted({key.split("\x1f")[0] for key in totals if f"\x1f{_CONFUSION}\x1f" in key})
+    return sorted(
+        {key.split(FAMILY)[0] for key in totals if f"{FAMILY}{_CONFUSION}{FAMILY}" in key}
+    )
 
 
 class _Entries(NamedTuple):
@@ -324,6 +331,17 @@ class _Pair:
     def _counts(self, pairs: IntArray) -> IntArray:
         return np.bincount(self._place(pairs), minlength=len(self.units))
 
+    @property
+    def shared(self) -> IntArray:
+        """The pairs of unit and class that are true and predicted."""
+        return _common(self.truths, self.guesses, len(self.classes))
+
+    @property
+    def n_columns(self) -> int:
+        """How many columns there are."""
+        kinds = (self.truths, self.guesses, self.shared)
+        return 3 + sum(len(np.unique(pairs[:, 1])) for pairs in kinds)
+
     def columns(self) -> dict[str, IntArray]:
         """The integers of each unit, shape (n_units,) by column."""
         complete = self.complete.astype(np.int64)
@@ -333,8 +351,8 @@ class _Pair:
             _key(self.name, _EXACT): complete * self.exact,
             _key(self.name, _MANY): complete * many,
         }
-        shared = _common(self.truths, self.guesses, len(self.classes))
-        for kind, pairs in ((_TRUE, self.truths), (_PREDICTED, self.guesses), (_BOTH, shared)):
+        kinds = ((_TRUE, self.truths), (_PREDICTED, self.guesses), (_BOTH, self.shared))
+        for kind, pairs in kinds:
             for code in np.unique(pairs[:, 1]).tolist():
                 column = np.zeros(len(self.units), np.int64)
                 column[self._place(pairs[pairs[:, 1] == code])] = 1

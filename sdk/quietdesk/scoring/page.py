@@ -17,6 +17,7 @@ from quietdesk.scoring.report import (
     better_sign,
     binned,
     categories_of,
+    left_out,
     lines_of,
     main_estimates,
     not_measured,
@@ -143,9 +144,7 @@ def _notes(scores: Scores) -> list[str]:
     absent = not_measured(scores)
     if absent:
         notes.append(f"Not measured: {', '.join(absent)}.")
-    notes += [
-        f"Not sliced by {name}: it has too many values." for name in sorted(scores.tally.dropped)
-    ]
+    notes += left_out(scores)
     for text, remarks in list(scores.remarks.items())[:MOST_REMARKS]:
         places = ", ".join(
             each.conversation_id

@@ -168,6 +168,19 @@ def not_measured(scores: Scores) -> list[str]:
     return said
 
 
+def left_out(scores: Scores) -> list[str]:
+    """What has too many different values to be counted, in sentences."""
+    notes = [
+        f"Not sliced by {name!r}: it has too many different values."
+        for name in sorted(scores.tally.dropped)
+    ]
+    for state in scores.tally.whole.values():
+        notes += [
+            f"{name!r} has too many different labels; it is left out." for name in state.left_out
+        ]
+    return notes
+
+
 def sparkline(counts: Sequence[float] | IntArray) -> str:
     """Counts as a row of bars."""
     top = max(counts, default=0)
@@ -436,8 +449,7 @@ def _notes(scores: Scores) -> list[RenderableType]:
     absent = not_measured(scores)
     if absent:
         notes.append(f"Not measured: {', '.join(absent)}.")
-    for name in sorted(scores.tally.dropped):
-        notes.append(f"Not sliced by {name!r}: it has too many different values.")
+    notes += left_out(scores)
     for text, remarks in list(scores.remarks.items())[:MOST_REMARKS]:
         first = remarks.examples[0]
         where = f"{first.conversation_id!r}"

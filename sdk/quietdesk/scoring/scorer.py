@@ -40,6 +40,8 @@ SLICE_LIMIT = 200
 """Values that a field may have to be sliced by; a field with more is left out, and named."""
 N_WORST = 50
 """Conversations that are kept whole, worst first."""
+N_REMARKS = 1000
+"""Kinds of remarks that are kept: the first by their text, whatever the order of reading."""
 N_EXAMPLES = 5
 """Places that are kept of each kind of remark."""
 UNKNOWN = ""
@@ -368,6 +370,7 @@ class Tally:
             mine = self.remarks.setdefault(text, Remarks())
             mine.count += remarks.count
             mine.examples = [*mine.examples, *remarks.examples][:N_EXAMPLES]
+        self._forget_remarks()
         if self.worst is None:
             self.worst = later.worst
         elif later.worst is not None:
@@ -390,6 +393,12 @@ class Tally:
             mine.count += 1
             if len(mine.examples) < N_EXAMPLES:
                 mine.examples.append(remark)
+        self._forget_remarks()
+
+    def _forget_remarks(self) -> None:
+        if len(self.remarks) > N_REMARKS:
+            kept = sorted(self.remarks)[:N_REMARKS]
+            self.remarks = {text: self.remarks[text] for text in kept}
 
     def _states(self) -> list[tuple[tuple[str, str, str], State]]:
         whole = [((name, "", ""), state) for name, state in self.whole.items()]
