@@ -30,7 +30,8 @@ _RATINGS = ("ratings", "rating", "csat")
 _USED = frozenset(
     {"role", "content", "tool_calls", "function_call", "id"} | set(_TIMES) | {"references"}
 )
-_FIELDS = ("passages", "labels", "predictions", "ratings")
+_FIELDS = frozenset({"labels", "predictions", *_RATINGS, *_PASSAGES})
+_PLAIN = frozenset({"role", "content"})
 
 
 def is_message(value: Any) -> bool:
@@ -77,6 +78,8 @@ def read_message(value: Any, at: int, context: Context) -> tuple[MessageRecord, 
     message = an_object(value, f"Message {at + 1}")
     what = f"content of message {at + 1}"
     author = context.author(message.get("role"), at)
+    if message.keys() == _PLAIN and isinstance(message["content"], str):
+        return MessageRecord(author, message["content"]), {}
     if author is Author.BOT and message.get("name") in _HUMAN_NAMES:
         author = Author.HUMAN
     text, others = content_text(message.get("content"), what)
@@ -108,6 +111,8 @@ def read_message(value: Any, at: int, context: Context) -> tuple[MessageRecord, 
 
 def _fields(said: MessageRecord | Record, value: Mapping[str, Any]) -> set[str]:
     """Fill labels, predictions, ratings and passages from fields so called; which were used."""
+    if _FIELDS.isdisjoint(value):
+        return set()
     used = set()
     for name in ("labels", "predictions"):
         found = labels(value.get(name))
@@ -154,6 +159,8 @@ def attach(record: Record, value: Mapping[str, Any]) -> set[str]:
     References and passages beside the messages belong to the bot's last message.
     """
     used = _fields(record, value)
+    if _FIELDS.isdisjoint(value) and not any(name in value for name in _REFERENCES):
+        return used
     reply = next((m for m in reversed(record.messages) if m.author is Author.BOT), None)
     if reply is None:
         return used

@@ -11,14 +11,16 @@ from quietdesk.logs.grouping import Groups, Piece
 from quietdesk.logs.json_values import Raw, parse, records
 from quietdesk.logs.problem import BadRecordError, Kind, Noted, Place, Rejected, excerpt
 from quietdesk.logs.record import Record
-from quietdesk.logs.source import Bytes
+from quietdesk.logs.source import Bytes, Span
 
 Item = Record | Rejected | Noted
 
 
-def read_native(stream: Bytes, file: str, options: Options) -> Iterator[Item]:
-    """The conversations of a log in the native form."""
-    for raw in records(stream, (), options.limit):
+def read_native(
+    stream: Bytes, file: str, options: Options, span: Span | None = None
+) -> Iterator[Item]:
+    """The conversations of a log in the native form, or of some of its lines."""
+    for raw in records(stream, (), options.limit, span):
         context = Context(Place(file, raw.line, raw.record), options)
         try:
             if raw.problem is not None:
@@ -31,9 +33,12 @@ def read_native(stream: Bytes, file: str, options: Options) -> Iterator[Item]:
             yield record
 
 
-def read_json(stream: Bytes, file: str, format_: JsonFormat, options: Options) -> Iterator[Item]:
-    """The conversations of a log in another program's JSON."""
-    return read_raws(records(stream, format_.envelopes, options.limit), file, format_, options)
+def read_json(
+    stream: Bytes, file: str, format_: JsonFormat, options: Options, span: Span | None = None
+) -> Iterator[Item]:
+    """The conversations of a log in another program's JSON, or of some of its lines."""
+    raws = records(stream, format_.envelopes, options.limit, span)
+    return read_raws(raws, file, format_, options)
 
 
 def read_raws(

@@ -15,7 +15,15 @@ import numpy as np
 import numpy.typing as npt
 
 from quietdesk.logs.problem import BadRecordError, Kind
-from quietdesk.logs.source import CHUNK_BYTES, MAX_RECORD_BYTES, ByteReader, Bytes, decode, lines
+from quietdesk.logs.source import (
+    CHUNK_BYTES,
+    MAX_RECORD_BYTES,
+    ByteReader,
+    Bytes,
+    Span,
+    decode,
+    lines,
+)
 
 Integers = npt.NDArray[np.int64]
 
@@ -117,7 +125,10 @@ def _is_json(line: bytes) -> bool:
 
 
 def records(
-    stream: Bytes, envelopes: Sequence[str] = (), limit: int = MAX_RECORD_BYTES
+    stream: Bytes,
+    envelopes: Sequence[str] = (),
+    limit: int = MAX_RECORD_BYTES,
+    span: Span | None = None,
 ) -> Iterator[Raw]:
     """The records of a JSON log, as bytes.
 
@@ -126,11 +137,12 @@ def records(
         envelopes: Keys that may hold the array of records in an object around them, where the whole
             is longer than `limit`; a shorter one comes as one record with its envelope.
         limit: Bytes that a record may have.
+        span: The lines that the stream holds, where it is a part of a log of lines.
     """
     head = stream.peek(HEAD_BYTES)
-    layout = layout_of(head)
+    layout = Layout.LINES if span is not None else layout_of(head)
     if layout is Layout.LINES:
-        for line in lines(stream, limit):
+        for line in lines(stream, limit, 1 if span is None else span.first_line):
             if line.content.strip():
                 problem = too_long(limit) if line.too_long else None
                 yield Raw(line.number, None, line.content, problem)

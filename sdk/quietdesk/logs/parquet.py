@@ -4,7 +4,7 @@ Our columns are those of `quietdesk.columns.schema()`. Others are read as what t
 messages, ShareGPT turns, runs of a bulk export, or a table of messages.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -68,7 +68,7 @@ def batches(
     file: pq.ParquetFile,
     name: str,
     options: Options,
-    row_groups: list[int] | None = None,
+    row_groups: Sequence[int] | None = None,
     rows: int = BATCH_ROWS,
 ) -> Iterator[pa.RecordBatch | Rejected | Noted]:
     """The conversations of a file in our columns, without a Python object for any message.
@@ -77,12 +77,14 @@ def batches(
         file: The file.
         name: As it is shown in places.
         options: How to read rows that are not as they should be.
-        row_groups: Which; all if None.
+        row_groups: Which, one after the other; all if None.
         rows: Conversations in a batch at most.
     """
     same = file.schema_arrow.equals(columns.schema())
-    done = 0
-    for raw in file.iter_batches(batch_size=rows, row_groups=row_groups, use_threads=False):
+    groups = list(range(file.num_row_groups) if row_groups is None else row_groups)
+    before = range(groups[0] if groups else 0)
+    done = sum(file.metadata.row_group(group).num_rows for group in before)
+    for raw in file.iter_batches(batch_size=rows, row_groups=groups, use_threads=False):
         batch = raw.replace_schema_metadata(None) if same else _fitted_batch(raw)
         if batch is not None and _is_sound(batch):
             yield batch

@@ -111,14 +111,29 @@ class Reading:
         options: Options,
         strict: bool,
         open_store: OpenStore | None,
+        *,
+        watch_ids: bool = True,
+        row_groups: Sequence[int] | None = None,
     ) -> None:
+        """What `read` and `parts` make.
+
+        Args:
+            sources: The logs.
+            format_: Their format, or None.
+            options: How to read.
+            strict: Whether a record that must be rejected ends it.
+            open_store: Opens a database.
+            watch_ids: Whether ids that come twice are noted.
+            row_groups: Of the one Parquet file that there is then: which to read.
+        """
+        self._row_groups = row_groups
+        self._watch_ids = watch_ids
         self._sources = sources
         self._format = format_
         self._options = options
         self._strict = strict
         self._open_store = open_store
         self._ids: set[int] = set()
-        self._watch_ids = True
         self.n_read = 0
         self.n_rejected = 0
         self.n_noted = 0
@@ -144,6 +159,15 @@ class Reading:
                     yield item
                 else:
                     self._meet(item)
+
+    def sources(self) -> Iterator[tuple[Source, str]]:
+        """Each log and its format; an empty one for a stream, which can only be told by reading.
+
+        Raises:
+            LogFormatError: a file's format is not known.
+        """
+        for source in self._sources:
+            yield source, self._detect(source)
 
     def batches(self, rows: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
         """The conversations in columns; those that are in columns already stay so."""
@@ -197,7 +221,7 @@ class Reading:
                 if not name:
                     name = detect_head(stream, source.name, options).format
                     self.formats[source.name] = name
-                yield from _stream(stream, source.name, name, options)
+                yield from _stream(stream, source, name, options)
             if source.damage:
                 reason = f"The file is damaged or cut short here: {source.damage}."
                 yield Rejected(Place(source.name), Kind.CUT_SHORT, reason)
@@ -206,7 +230,7 @@ class Reading:
         self, file: pq.ParquetFile, source: Source, rows: int
     ) -> Iterator[pa.RecordBatch]:
         options = replace(self._options, label=source.label)
-        for item in parquet.batches(file, source.name, options, rows=rows):
+        for item in parquet.batches(file, source.name, options, self._row_groups, rows):
             if isinstance(item, Rejected | Noted):
                 self._meet(item)
                 continue
@@ -223,7 +247,8 @@ class Reading:
                 continue
             self._count(source, item.id)
             gathered.append(item)
-            size += sum(len(message.text) for message in item.messages)
+            for message in item.messages:
+                size += len(message.text)
             if len(gathered) >= rows or size >= BATCH_BYTES:
                 yield columns.to_batch(gathered)
                 gathered, size = [], 0
@@ -257,14 +282,14 @@ class Reading:
             self.problems.append(problem)
 
 
-def _stream(stream: Bytes, file: str, name: str, options: Options) -> Iterator[Item]:
+def _stream(stream: Bytes, source: Source, name: str, options: Options) -> Iterator[Item]:
     if name == native.NAME:
-        return read_native(stream, file, options)
+        return read_native(stream, source.name, options, source.span)
     if name == table.NAME:
-        return table.read(stream, file, options)
+        return table.read(stream, source.name, options)
     if name == text.NAME:
-        return text.read(stream, file, options)
-    return read_json(stream, file, JSON_FORMATS[name], options)
+        return text.read(stream, source.name, options)
+    return read_json(stream, source.name, JSON_FORMATS[name], options, source.span)
 
 
 def _parquet(source: Source) -> pq.ParquetFile:

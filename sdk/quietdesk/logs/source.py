@@ -8,6 +8,7 @@ import codecs
 import lzma
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -41,6 +42,18 @@ class ByteReader(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A run of whole lines in a file that is not compressed."""
+
+    start: int
+    """Its first byte."""
+    stop: int
+    """The byte after its last."""
+    first_line: int
+    """The number of its first line."""
+
+
 class Source:
     """One log: a file, standard input, or an address of a Parquet file elsewhere.
 
@@ -49,6 +62,7 @@ class Source:
         path: The file; None for the others.
         address: The address (`s3://...`); empty for the others.
         label: What it is called in ids: the name below the folder that was given.
+        span: The lines that are to be read; None for all.
         size_bytes: As it is stored, compressed; None where it is not known.
         done_bytes: How many of them were read, for a progress bar.
         damage: Why reading ended before the end of a compressed file; empty while all is well.
@@ -60,8 +74,10 @@ class Source:
         stream: BinaryIO | None = None,
         address: str = "",
         label: str = "",
+        span: Span | None = None,
     ) -> None:
         self.path = path
+        self.span = span
         self.address = address
         self.name = str(path) if path is not None else address or "<stdin>"
         self.label = label or (path.name if path is not None else address.rpartition("/")[2])
@@ -74,11 +90,8 @@ class Source:
             raise LogError(f"Cannot read {self.name!r}: {error.strerror}.") from None
 
     @contextmanager
-    def open(self, start: int = 0) -> Iterator["Bytes"]:
-        """The content as it is after decompression and in UTF-8.
-
-        Args:
-            start: Where to begin in a file that is not compressed; only with UTF-8.
+    def open(self) -> Iterator["Bytes"]:
+        """The content as it is after decompression and in UTF-8, of the span if there is one.
 
         Raises:
             LogError: it cannot be opened.
@@ -94,9 +107,9 @@ class Source:
         with raw:
             self.done_bytes = 0
             counted = _Counted(cast(BinaryIO, raw), self)
-            if start:
-                raw.seek(start)
-                yield Bytes(counted.read)
+            if self.span is not None:
+                raw.seek(self.span.start)
+                yield _limited(counted, self.span.stop - self.span.start)
             else:
                 yield self._decoded(counted)
 
@@ -110,6 +123,16 @@ class Source:
             if head.startswith(mark):
                 return _transcoded(plain, encoding)
         return plain
+
+
+def _limited(raw: "_Counted", left: int) -> "Bytes":
+    def read(size: int) -> bytes:
+        nonlocal left
+        data = raw.read(min(size, left))
+        left -= len(data)
+        return data
+
+    return Bytes(read)
 
 
 def compression_of(head: bytes) -> str:
@@ -169,9 +192,9 @@ class Line:
         return self.raw.removesuffix(b"\r")
 
 
-def lines(stream: ByteReader, limit: int = MAX_RECORD_BYTES) -> Iterator[Line]:
+def lines(stream: ByteReader, limit: int = MAX_RECORD_BYTES, first_line: int = 1) -> Iterator[Line]:
     """The lines of a stream, in bounded memory however long they are."""
-    number, offset, held, size = 1, 0, b"", 0
+    number, offset, held, size = first_line, 0, b"", 0
     while chunk := stream.read(CHUNK_BYTES):
         *ended, last = chunk.split(b"\n")
         for piece in ended:

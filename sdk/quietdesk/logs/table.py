@@ -353,7 +353,7 @@ def _rows(
             return
         except csv.Error as error:
             reason = f"This row cannot be read: {error}."
-            problems.append(Rejected(place, Kind.SHAPE, reason, feed.last))
+            problems.append(Rejected(place, Kind.SHAPE, reason, excerpt(feed.last)))
             continue
         if not begun:
             begun = tuple(row) == dialect.header
@@ -394,7 +394,7 @@ class _Feed:
             if not clean:
                 reason = "It is not UTF-8; it was read as Windows-1252."
                 self._problems.append(Noted(place, Kind.ENCODING, reason))
-            self.last = excerpt(text)
+            self.last = text
             return text + "\n"
 
 
