@@ -275,6 +275,21 @@ def cut_connections(database: str, dice: random.Random) -> int:
         return len(pids) // 2
 
 
+def wait_for_the_dead(database: str) -> None:
+    """Wait until the server has noticed who is gone: what was on its way may still be committed."""
+    import psycopg  # noqa: PLC0415 -- only where a server is
+
+    with psycopg.connect(database, autocommit=True) as connection:
+        for _ in range(1000):
+            there = connection.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'quietdesk'"
+            ).fetchone()
+            if there == (0,):
+                return
+            time.sleep(0.01)
+    raise RuntimeError("connections of killed processes do not end")
+
+
 @contextlib.contextmanager
 def some_database(options: argparse.Namespace) -> Iterator[str]:
     """The database that was named, or one of our own."""
@@ -322,6 +337,8 @@ def main() -> int:
         while total["kills"] < options.kills:
             name = f"{run}r{len(rounds)}"
             told = one_round(database, name, options, dice)
+            if "://" in database:
+                wait_for_the_dead(database)
             conversations = [f"c{name}-{number}" for number in range(options.conversations)]
             store = open_sql_store(database)
             found = check(store, conversations, told)

@@ -370,6 +370,18 @@ def test_filters_narrow_together(store: Store) -> None:
     assert found(customer="k1", deleted=True) == ["c3"]
 
 
+def test_who_speaks_is_found_as_long_as_it_is_there(store: Store) -> None:
+    store.create(conversation("c1"))
+    person = Message(id="h1", author=Author.HUMAN, text="A person asks.")
+    store.begin_turn("c1", (person,), answer("r1"))
+    store.annotate("c1", {"tags": ["x"]})
+    assert ids(store.conversations(author=Author.HUMAN)) == ["c1"]
+    store.undo_turn("r1", ("h1",))
+    assert store.conversations(author=Author.HUMAN) == []
+    store.add("c1", question("q1"))
+    assert ids(store.conversations(author=Author.CUSTOMER, tag="x")) == ["c1"]
+
+
 @settings(
     max_examples=60,
     deadline=None,
@@ -607,9 +619,7 @@ def test_what_was_said_stays_readable_when_a_database_is_closed(store: Store) ->
 
 
 def test_a_very_long_message_is_kept_whole_and_found_by_its_first_words(store: Store) -> None:
-    text = " ".join(
-        f"word{number} 退货{chr(0x4E00 + number % 20_000)}" for number in range(50_000)
-    )
+    text = " ".join(f"word{number} 退货{chr(0x4E00 + number % 20_000)}" for number in range(50_000))
     store.create(conversation("c1"))
     store.add("c1", question("q1", text))
     assert store.messages("c1")[0].text == text
