@@ -154,3 +154,12 @@ def test_groundedness_orders_replies_as_three_people_do(shared_data: Path):
     # .36 is what plain recall of the snippet reaches on this file; without the gold snippet it is
     # out of reach, so this is an upper end.
     assert spearman(np.nan_to_num(found.recall), people) > 0.36
+
+
+def test_a_reply_to_a_tool_is_checked_without_passages(talk):
+    said = [(C, "is there a room for us?"), ("tool", "room 12, price 80"), (B, "Room 12 costs 95.")]
+    batch = talk(said)
+    assert Groundedness().measure(batch).index.tolist() == []
+    found = InventedNumbers().measure(batch)
+    assert (found.sums["over"][0], found.sums["under"][0]) == (1, 2)
+    assert found.causes.tolist() == [2]

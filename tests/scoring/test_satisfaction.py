@@ -323,19 +323,19 @@ def test_trees_in_numpy_are_the_forest_they_came_from():
 
 def test_neighbours_are_what_a_loop_finds():
     rng = np.random.default_rng(1)
-    looks, of = rng.normal(size=(7, 3)), np.array([0, 0, 0, 2, 3, 3, 3])
+    looks, of = rng.normal(size=(7, 4)), np.array([0, 0, 0, 2, 3, 3, 3])
     found = neighbours(looks, of, ahead=True)
-    score = looks.mean(axis=1)
+    score = looks[:, :3].mean(axis=1)
     for i in range(7):
         mine = np.flatnonzero(of == of[i])
         past = mine[mine <= i][::-1]
         weights = 0.6 ** np.arange(len(past))
-        assert found[i, 4] == pytest.approx(score[max(i - 1, mine[0])])
-        assert found[i, 5] == pytest.approx((score[past] * weights).sum() / weights.sum())
-        assert found[i, 6] == pytest.approx(score[past].mean())
-        assert found[i, 9] == pytest.approx(score[mine].mean())
-        assert found[i, 10] == pytest.approx(score[mine].min())
-    assert neighbours(looks, of, ahead=False).shape == (7, 7)
+        assert found[i, 5] == pytest.approx(score[max(i - 1, mine[0])])
+        assert found[i, 6] == pytest.approx((score[past] * weights).sum() / weights.sum())
+        assert found[i, 7] == pytest.approx(score[past].mean())
+        assert found[i, 10] == pytest.approx(score[mine].mean())
+        assert found[i, 11] == pytest.approx(score[mine].min())
+    assert neighbours(looks, of, ahead=False).shape == (7, 8)
 
 
 def test_features_do_not_depend_on_the_batch(talk):

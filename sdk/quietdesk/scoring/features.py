@@ -12,12 +12,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from quietdesk.scoring.base import NO_TIME
+from quietdesk.scoring.base import AUTHORS, NO_TIME
 from quietdesk.scoring.friction import looping, rephrased
 from quietdesk.scoring.grounding import grounding
 from quietdesk.scoring.lexicon import Mark, join
 from quietdesk.scoring.reading import NOWHERE, Reading
 from quietdesk.scoring.scan import similarity
+from quietdesk.types import Author
 
 IntArray = npt.NDArray[np.int64]
 BoolArray = npt.NDArray[np.bool_]
@@ -75,6 +76,8 @@ _SINGLE = (
     ("other before grounded", False),
     ("other before supported", False),
     ("other before invented", False),
+    ("tool before", False),
+    ("calls a tool", False),
 )
 
 
@@ -224,6 +227,8 @@ def _single(
         support[rows],
         invented[rows],
         *(np.where(other_before >= 0, f[other_before], 0) for f in (recall, support, invented)),
+        tool_before(seen)[rows] >= 0,
+        seen.conversations.rows["tool_calls"].value_lengths().to_numpy(zero_copy_only=False)[rows],
     ]
     return np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
 
@@ -261,6 +266,14 @@ def _ground(seen: Reading) -> tuple[npt.NDArray[np.float64], ...]:
     return seen.conversations.memo("grounding by message", look)
 
 
+def tool_before(seen: Reading) -> IntArray:
+    """Shape (n,): the last result of a tool since either side spoke, or `NOWHERE`."""
+    tool = (seen.conversations.authors == AUTHORS.index(Author.TOOL)) & seen.said
+    before = seen.before(tool)
+    spoken = seen.before(seen.customer | seen.agent)
+    return np.where(before > spoken, before, NOWHERE)
+
+
 class Grams(NamedTuple):
     """Text features: which buckets each text has, with repetitions."""
 
@@ -273,9 +286,23 @@ class Grams(NamedTuple):
 
 def word_grams(seen: Reading, rows: IntArray) -> Grams:
     """Words and pairs of words of some messages; a row of `NOWHERE` is an empty text."""
+    return _word_grams(seen, *_spans(seen.scan.word_offsets, rows))
+
+
+CONTEXT = 8
+"""Messages before a turn, tools' results among them, whose words are its context."""
+
+
+def context_grams(seen: Reading, rows: IntArray) -> Grams:
+    """Words and pairs of words of the `CONTEXT` messages before some messages."""
+    offsets = seen.scan.word_offsets
+    begin = offsets[np.maximum(seen.start[rows], rows - CONTEXT)]
+    return _word_grams(seen, begin, offsets[rows] - begin)
+
+
+def _word_grams(seen: Reading, begin: IntArray, size: IntArray) -> Grams:
     words = seen.scan
-    begin, size = _spans(words.word_offsets, rows)
-    owner = np.repeat(np.arange(len(rows)), size)
+    owner = np.repeat(np.arange(len(begin)), size)
     place = np.repeat(begin - (np.cumsum(size) - size), size) + np.arange(len(owner))
     single = words.words[place]
     pair = np.flatnonzero(owner[1:] == owner[:-1])
@@ -284,7 +311,7 @@ def word_grams(seen: Reading, rows: IntArray) -> Grams:
     buckets = np.concatenate([single >> shift, double >> shift]).astype(np.int64)
     owners = np.concatenate([owner, owner[pair]])
     order = np.argsort(owners, kind="stable")
-    return Grams(buckets[order], owners[order], len(rows), N_WORD_BUCKETS)
+    return Grams(buckets[order], owners[order], len(begin), N_WORD_BUCKETS)
 
 
 def sign_grams(seen: Reading, rows: IntArray) -> Grams:

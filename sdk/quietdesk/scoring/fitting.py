@@ -24,6 +24,7 @@ from quietdesk.scoring.base import BoolArray, Conversations, FloatArray, IntArra
 from quietdesk.scoring.features import Grams, features, turn_features
 from quietdesk.scoring.reading import Reading, reading
 from quietdesk.scoring.satisfaction import (
+    CONTEXT,
     FORMAT,
     TEXTS,
     Estimator,
@@ -471,11 +472,9 @@ def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
     center = float(np.average(y, weights=weight))
     if "features" not in recipe.looks:
         found["x.weights"], found["x.bias"] = np.zeros(x.shape[1]), np.array([center])
-    found.update(_fit_text(data, rows, y, weight, recipe) if "text" in recipe.looks else {})
-    if "text" not in recipe.looks:
-        found["text.bias"] = np.array([center])
-        for kind in TEXTS:
-            found[f"{kind}.idf"] = found[f"{kind}.weights"] = np.zeros(0, np.float32)
+    found.update(
+        _fit_text(data, rows, y, weight, recipe) if "text" in recipe.looks else _no_text(center)
+    )
     found.update(_fit_trees(x, y, recipe) if "trees" in recipe.looks else _no_trees(center))
     return found
 
@@ -520,21 +519,33 @@ def _signed(wide: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe)
 def _fit_text(
     data: _Data, rows: IntArray, y: FloatArray, weight: FloatArray, recipe: Recipe
 ) -> Arrays:
+    """Weights of the text features: one fit for all kinds of `TEXTS`, one for the context."""
     found: Arrays = {}
-    blocks = []
-    for kind in TEXTS:
-        matrix = data.grams[kind][rows]
-        common = np.asarray((matrix > 0).sum(axis=0)).ravel()
-        idf = np.where(common >= 3, np.log((1 + len(rows)) / (1 + common)) + 1, 0.0)
-        found[f"{kind}.idf"] = idf.astype(np.float32)
-        blocks.append(_weighted(matrix, found[f"{kind}.idf"]))
-    by_text = Ridge(alpha=recipe.text_alpha, solver="sparse_cg", tol=1e-3)
-    by_text.fit(sparse.hstack(blocks).tocsr(), y, weight)
-    found["text.bias"] = np.array([by_text.intercept_])
-    begin = 0
-    for kind, block in zip(TEXTS, blocks, strict=True):
-        found[f"{kind}.weights"] = by_text.coef_[begin : begin + block.shape[1]].astype(np.float32)
-        begin += block.shape[1]
+    for name, kinds in (("text", TEXTS), (CONTEXT, (CONTEXT,))):
+        blocks = []
+        for kind in kinds:
+            matrix = data.grams[kind][rows]
+            common = np.asarray((matrix > 0).sum(axis=0)).ravel()
+            idf = np.where(common >= 3, np.log((1 + len(rows)) / (1 + common)) + 1, 0.0)
+            found[f"{kind}.idf"] = idf.astype(np.float32)
+            blocks.append(_weighted(matrix, found[f"{kind}.idf"]))
+        model = Ridge(alpha=recipe.text_alpha, solver="sparse_cg", tol=1e-3)
+        model.fit(sparse.hstack(blocks).tocsr(), y, weight)
+        found[f"{name}.bias"] = np.array([model.intercept_])
+        begin = 0
+        for kind, block in zip(kinds, blocks, strict=True):
+            weights = model.coef_[begin : begin + block.shape[1]]
+            found[f"{kind}.weights"] = weights.astype(np.float32)
+            begin += block.shape[1]
+    return found
+
+
+def _no_text(center: float) -> Arrays:
+    found: Arrays = {}
+    for kind in (*TEXTS, CONTEXT):
+        found[f"{kind}.idf"] = found[f"{kind}.weights"] = np.zeros(0, np.float32)
+    for name in ("text", CONTEXT):
+        found[f"{name}.bias"] = np.array([center])
     return found
 
 
@@ -598,15 +609,16 @@ def trees_of(forest: HistGradientBoostingRegressor) -> Arrays:
 
 def _looks(part: Arrays, data: _Data) -> FloatArray:
     """`first_looks` of every turn, from the matrices that are already there."""
-    by_text = np.full(len(data.x), float(part["text.bias"][0]))
-    for kind in TEXTS:
-        if not len(part[f"{kind}.idf"]):
-            continue
-        idf = part[f"{kind}.idf"].astype(np.float64)
-        matrix = data.grams[kind]
-        over = matrix @ (idf * part[f"{kind}.weights"])
-        by_text += over / np.sqrt(np.maximum(matrix @ idf**2, 1e-12))
-    return first_looks(part, data.x, by_text)
+    text = np.full(len(data.x), float(part["text.bias"][0]))
+    context = np.full(len(data.x), float(part[f"{CONTEXT}.bias"][0]))
+    for kind in (*TEXTS, CONTEXT):
+        if len(part[f"{kind}.idf"]):
+            idf = part[f"{kind}.idf"].astype(np.float64)
+            matrix = data.grams[kind]
+            over = matrix @ (idf * part[f"{kind}.weights"])
+            total = context if kind == CONTEXT else text
+            total += over / np.sqrt(np.maximum(matrix @ idf**2, 1e-12))
+    return first_looks(part, data.x, text, context)
 
 
 def _fit_whole(

@@ -42,9 +42,10 @@ class Grounding:
     """What stands of each reply in its passages, and of the passages in the reply.
 
     Attributes:
-        replies: Shape (n,): rows of the bot's messages that have passages.
+        replies: Shape (n,): rows of the bot's messages with passages, or with a tool's result since
+            the bot spoke last.
         recall: Shape (n,): share of the best window's content words that the reply has; NaN where
-            no passage has a content word.
+            there is no passage with a content word.
         stated: Shape (n,): content words and numbers of the reply's statements.
         backed: Shape (n,): those of them that stand in a passage, a tool's result or the
             customer's words.
@@ -61,7 +62,7 @@ class Grounding:
 
 
 def grounding(conversations: Conversations) -> Grounding:
-    """The grounding of every reply with passages, computed once per batch."""
+    """The grounding of every reply that has something to rest on, computed once per batch."""
     return conversations.memo("grounding", lambda: _ground(reading(conversations)))
 
 
@@ -94,7 +95,11 @@ def passage_words(conversations: Conversations) -> PassageWords:
 
 
 def _ground(seen: Reading) -> Grounding:
-    replies = np.flatnonzero(seen.bot & (seen.conversations.passages.lengths > 0))
+    tool = (seen.conversations.authors == AUTHORS.index(Author.TOOL)) & seen.said
+    told = seen.after(seen.bot)[tool]
+    shown = seen.conversations.passages.lengths > 0
+    shown[told[told >= 0]] = True
+    replies = np.flatnonzero(seen.bot & shown)
     n = len(replies)
     if not n:
         none, ints = np.zeros(0), np.zeros(0, np.int64)
@@ -250,9 +255,11 @@ class Groundedness(Mean):
     def look(self, conversations: Conversations) -> Units:
         """The best window's recall."""
         found = grounding(conversations)
-        measured = _english(conversations, found.replies) & ~np.isnan(found.recall)
-        low = found.replies[measured & (np.nan_to_num(found.recall, nan=1.0) < 0.2)]
-        return Units(found.replies, np.nan_to_num(found.recall), measured, low)
+        some = conversations.passages.lengths[found.replies] > 0
+        replies, recall = found.replies[some], found.recall[some]
+        measured = _english(conversations, replies) & ~np.isnan(recall)
+        low = replies[measured & (np.nan_to_num(recall, nan=1.0) < 0.2)]
+        return Units(replies, np.nan_to_num(recall), measured, low)
 
 
 class Supported(Ratio):
@@ -263,7 +270,7 @@ class Supported(Ratio):
     definition = (
         "Content words of the reply's statements (questions and courtesies left out) "
         "that also stand in its passages, in a tool's result or in what the customer just said, by "
-        "all of them. 0 to 1, for replies with passages, in English."
+        "all of them. 0 to 1, for replies with passages or a tool's result, in English."
     )
     source = (
         "Unigram precision against the source; own choice of what counts as in front of the bot."
@@ -286,9 +293,9 @@ class InventedNumbers(Ratio):
     name = "invented_numbers"
     title = "Invented numbers"
     definition = (
-        "Numbers in a reply that stand neither in its passages nor in a tool's result "
-        "nor in what the customer just said, by all its numbers. 0 to 1, for replies with "
-        "passages and numbers, in any language that writes 0 to 9."
+        "Numbers in a reply that stand neither in its passages nor in a tool's result nor in what "
+        "the customer just said, by all its numbers. 0 to 1, for replies with numbers that have "
+        "passages or a tool's result, in any language that writes 0 to 9."
     )
     source = "Own definition."
     misleads = "A sum or a date worked out rightly counts as invented; so does `5 pm` for `17:00`."

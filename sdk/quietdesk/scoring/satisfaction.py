@@ -37,8 +37,10 @@ from quietdesk.scoring.base import (
 )
 from quietdesk.scoring.features import (
     Grams,
+    context_grams,
     features,
     sign_grams,
+    tool_before,
     turn_features,
     word_grams,
 )
@@ -57,6 +59,7 @@ NEIGHBOURS = (
     ("text", False),
     ("trees", False),
     ("features", False),
+    ("context", False),
     ("previous", False),
     ("fading past", False),
     ("mean so far", False),
@@ -80,8 +83,11 @@ WHOLE = (
     "length",
 )
 """What a conversation's score is computed from, besides the means of its turns' features."""
-TEXTS = ("words", "words before", "signs")
-"""Kinds of text features: of the message, of the other side's last message, characters."""
+CONTEXT = "context"
+"""The kind of text features that is a look of its own: the words of the messages before."""
+TEXTS = ("words", "words before", "tool words", "signs")
+"""Kinds of text features: the message, the other side's last one, the tool's result just before,
+and the message's characters."""
 
 
 class Levels(NamedTuple):
@@ -244,9 +250,10 @@ class Estimator:
         turns, score = None, None
         if "turn.blend" in self.arrays:
             part = self.part("turn.")
-            kinds = [kind for kind in TEXTS if len(part[f"{kind}.idf"])]
-            by_text = text_score(part, text_grams(seen, rows, kinds), len(rows))
-            looks = first_looks(part, x, by_text)
+            kinds = [kind for kind in (*TEXTS, CONTEXT) if len(part[f"{kind}.idf"])]
+            looks = first_looks(
+                part, x, *text_scores(part, text_grams(seen, rows, kinds), len(rows))
+            )
             context = neighbours(looks, of, ahead=self.ahead)
             score = context @ self.arrays["turn.blend"] + float(self.arrays["turn.bias"][0])
             turns = to_levels(self.part("turn.levels."), self.scale, score)
@@ -278,13 +285,17 @@ def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
 
 
-def text_grams(seen: Reading, rows: IntArray, kinds: Iterable[str] = TEXTS) -> dict[str, Grams]:
-    """The text features of some messages, by their names in `TEXTS`."""
+def text_grams(
+    seen: Reading, rows: IntArray, kinds: Iterable[str] = (*TEXTS, CONTEXT)
+) -> dict[str, Grams]:
+    """The text features of some messages, by their names in `TEXTS`, and `CONTEXT`."""
     other = np.where(seen.customer, seen.before(seen.agent), seen.before(seen.customer))
     makers = {
         "words": lambda: word_grams(seen, rows),
         "words before": lambda: word_grams(seen, other[rows]),
+        "tool words": lambda: word_grams(seen, tool_before(seen)[rows]),
         "signs": lambda: sign_grams(seen, rows),
+        CONTEXT: lambda: context_grams(seen, rows),
     }
     return {kind: makers[kind]() for kind in kinds}
 
@@ -300,21 +311,27 @@ def standard(
 
 
 def first_looks(
-    part: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32], by_text: FloatArray
+    part: Mapping[str, npt.NDArray[Any]],
+    x: npt.NDArray[np.float32],
+    by_text: FloatArray,
+    by_context: FloatArray,
 ) -> FloatArray:
-    """Three scores of each turn by itself, shape (n, 3): by features, by text, by trees."""
+    """Four scores of each turn by itself, shape (n, 4): features, text, trees, context."""
     by_features = standard(x, part["x.mean"], part["x.spread"]) @ part["x.weights"]
-    return np.stack([by_features + float(part["x.bias"][0]), by_text, climb(part, x)], axis=1)
+    by_features += float(part["x.bias"][0])
+    return np.stack([by_features, by_text, climb(part, x), by_context], axis=1)
 
 
-def text_score(
+def text_scores(
     part: Mapping[str, npt.NDArray[Any]], grams: Mapping[str, Grams], n: int
-) -> FloatArray:
-    """The score of each of n turns by its text, shape (n,)."""
-    scores = np.full(n, float(part["text.bias"][0]))
+) -> tuple[FloatArray, FloatArray]:
+    """The scores of each of n turns by its text and by its context, each of shape (n,)."""
+    text = np.full(n, float(part["text.bias"][0]))
+    context = np.full(n, float(part[f"{CONTEXT}.bias"][0]))
     for kind, found in grams.items():
-        scores += weigh(found, part[f"{kind}.idf"], part[f"{kind}.weights"])
-    return scores
+        total = context if kind == CONTEXT else text
+        total += weigh(found, part[f"{kind}.idf"], part[f"{kind}.weights"])
+    return text, context
 
 
 def weigh(grams: Grams, idf: npt.NDArray[Any], weights: npt.NDArray[Any]) -> FloatArray:
@@ -350,11 +367,12 @@ def neighbours(looks: FloatArray, of: IntArray, *, ahead: bool) -> FloatArray:
     """What a turn's own scores and those around it say, shape (n, n_columns).
 
     Args:
-        looks: Shape (n, 3), from `first_looks`; the turns of a conversation together, in order.
+        looks: Shape (n, 4), from `first_looks`; the turns of a conversation together, in order.
         of: Shape (n,): each turn's conversation, ascending.
         ahead: Whether to look at later turns; their columns are left out otherwise.
     """
-    score = looks.mean(axis=1)
+    # What was said before says little of most turns; it is left to the blend.
+    score = looks[:, :3].mean(axis=1)
     n = len(score)
     spans = _spans(of)
     columns = {
@@ -362,6 +380,7 @@ def neighbours(looks: FloatArray, of: IntArray, *, ahead: bool) -> FloatArray:
         "text": looks[:, 1],
         "trees": looks[:, 2],
         "features": looks[:, 0],
+        "context": looks[:, 3],
         "previous": np.empty(n),
         "next": np.empty(n),
         "fading past": np.empty(n),
