@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,13 +10,13 @@ import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
-from quietdesk.cli.runs import tell_problems
 from quietdesk.errors import QuietdeskError
 from quietdesk.logs.reading import read
 from quietdesk.scoring.agreement import Agreement, Figure
 from quietdesk.scoring.base import Conversations
 from quietdesk.scoring.fitting import Labelled, labelled
 
+SHOWN_PROBLEMS = 10
 _ROWS = (
     ("rank correlation with people (Spearman)", "spearman"),
     ("dissatisfied found (AUC)", "auc"),
@@ -34,7 +35,10 @@ def read_labelled(paths: Sequence[str], label: str | None, format: str | None) -
     """
     reading = read(paths, format=format)
     batches = list(reading.batches())
-    tell_problems(reading.n_rejected, [str(problem) for problem in reading.problems])
+    for problem in reading.problems[:SHOWN_PROBLEMS]:
+        print(problem, file=sys.stderr)
+    if reading.n_rejected:
+        print(f"{reading.n_rejected:,} records were left out.", file=sys.stderr)
     if not batches:
         raise QuietdeskError(f"There is no conversation in {', '.join(paths)}.")
     joined = pa.Table.from_batches(batches).combine_chunks().to_batches()
