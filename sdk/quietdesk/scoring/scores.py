@@ -75,7 +75,7 @@ def estimates_of(metric: Metric, state: State, *, named: bool) -> list[Estimate]
     replicates = resample(cells, metric.values) if rest else {}
     segment = _segment_interval(metric, state)
     # One unit in each conversation and nothing else in common: segments are clusters.
-    apart = not named and int(state.totals["conversations"].sum()) == n
+    apart = not named and segment is not None and int(state.totals["conversations"][0]) == n
     found = []
     for name, value in values.items():
         if math.isnan(value):
