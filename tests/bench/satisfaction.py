@@ -35,7 +35,7 @@ from quietdesk.scoring.fitting import (
     Fitted,
     Labelled,
     Recipe,
-    _agree,
+    agreement_with,
     evaluate,
     fit,
     labelled,
@@ -164,7 +164,7 @@ def _of_set(
     assert fitted.whole_estimates is not None
     rated = np.flatnonzero(labels.turns.size > 0)
     mine = labels.sets[of[fitted.turn_rows]] == number
-    turns = _agree(
+    turns = agreement_with(
         Levels(*(column[mine] for column in fitted.turn_estimates)),
         labels.turns,
         rated[mine],
@@ -172,7 +172,7 @@ def _of_set(
         labels.scale,
     )
     kept = labels.sets[fitted.whole_rows] == number
-    whole = _agree(
+    whole = agreement_with(
         Levels(*(column[kept] for column in fitted.whole_estimates)),
         labels.whole,
         fitted.whole_rows[kept],

@@ -374,8 +374,8 @@ def _fit(
     estimator = Estimator(told, {name: _small(array) for name, array in arrays.items()})
     return Fitted(
         estimator,
-        _agree(turns, labels.turns, rated, groups[data.of[rated]], labels.scale),
-        _agree(wholes, labels.whole, whole, groups[whole], labels.scale),
+        agreement_with(turns, labels.turns, rated, groups[data.of[rated]], labels.scale),
+        agreement_with(wholes, labels.whole, whole, groups[whole], labels.scale),
         turns,
         labels.rows[rated],
         wholes,
@@ -778,9 +778,18 @@ def _levels(columns: Sequence[npt.NDArray[Any]]) -> Levels:
     return Levels(score, expected, dissatisfied, classes, probabilities)
 
 
-def _agree(
+def agreement_with(
     found: Levels | None, votes: Votes, cases: IntArray, groups: IntArray, scale: FloatArray
 ) -> Agreement | None:
+    """How some cases' estimates agree with their ratings; None without any.
+
+    Args:
+        found: The estimates, shape (len(cases),).
+        votes: The ratings that the cases are places in.
+        cases: Places in `votes`.
+        groups: Shape (len(cases),): each case's customer or conversation.
+        scale: Levels of the ratings.
+    """
     if found is None or not len(cases):
         return None
     mine = votes.take(cases)
@@ -807,12 +816,12 @@ def evaluate(estimator: Estimator, labels: Labelled) -> tuple[Agreement | None, 
         known[known] = of[found.rows[nearest[known]]] == of[rows[known]]
         rated, nearest = rated[known], nearest[known]
         levels = _levels([column[nearest] for column in found.turns])
-        turns = _agree(
+        turns = agreement_with(
             levels, labels.turns, rated, labels.groups[of[labels.rows[rated]]], labels.scale
         )
     wholes = None
     whole = np.flatnonzero((labels.whole.size > 0) & found.measured)
     if found.conversations is not None and len(whole):
         levels = _levels([column[whole] for column in found.conversations])
-        wholes = _agree(levels, labels.whole, whole, labels.groups[whole], labels.scale)
+        wholes = agreement_with(levels, labels.whole, whole, labels.groups[whole], labels.scale)
     return turns, wholes
