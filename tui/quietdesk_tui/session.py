@@ -12,6 +12,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 from typing import TypeVar
 
 from quietdesk import (
@@ -193,10 +194,11 @@ class Session:
 
     @property
     def model_name(self) -> str:
-        """The model's name, as it calls itself or as it was asked for."""
+        """The model's name, as it calls itself or as it was asked for; of a path the last part."""
+        name = self.settings.model
         if self._assistant is not None:
-            return self._assistant.model.name
-        return self.settings.model.rsplit("/", 1)[-1]
+            name = self._assistant.model.name
+        return Path(name).name
 
     @property
     def n_ctx(self) -> int:

@@ -1,5 +1,6 @@
 """What the app says about messages, errors and times, in one place and without a widget."""
 
+import re
 from datetime import date, datetime, timedelta
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from quietdesk.errors import (
     StoreVersionError,
     UnknownNameError,
 )
+from quietdesk_tui.blocks import clean
 
 SPINNER = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 
@@ -92,6 +94,14 @@ def day_words(day: date, today: date) -> str:
 def time_words(moment: datetime) -> str:
     """The time of day where the reader is."""
     return f"{moment.astimezone():%H:%M}"
+
+
+_MARKS = re.compile(r"\*\*|__|~~|`+|^#+ ")
+
+
+def first_words(text: str) -> str:
+    """A message in one line, without the marks of Markdown that mean nothing there."""
+    return _MARKS.sub("", " ".join(clean(text).split()))
 
 
 def spinner(seconds: float) -> str:

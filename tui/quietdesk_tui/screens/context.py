@@ -76,7 +76,7 @@ class ContextScreen(ModalScreen[None]):
         evaluated = report.prompt_tokens - report.cached_tokens
         dropped = len(report.evicted)
         lines = [
-            Content.assemble(*meter_parts(report.fill, 24)),
+            Content.assemble(*meter_parts(report.fill, 24, f"{'Context':<19}")),
             _line("Prompt", f"{words.count(report.prompt_tokens, 'token')} of {report.n_ctx:,}"),
             _line("Read now", words.count(evaluated, "token")),
             _line("Known already", f"{words.count(report.cached_tokens, 'token')} (cached)"),
@@ -108,7 +108,7 @@ class ContextScreen(ModalScreen[None]):
         message = self._said.get(item.id)
         if message is not None:
             who = words.NAMES[message.author]
-            begin = shorten(" ".join(clean(message.text).split()), BEGIN_CELLS)
+            begin = shorten(words.first_words(message.text), BEGIN_CELLS)
         else:
             who, begin = item.kind.capitalize(), ""
         reason = clean(item.reason)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from textual.events import Key
+from textual.strip import Strip
 from textual.widgets import TextArea
 
 from quietdesk_tui.keys import KeyMap
@@ -41,6 +42,13 @@ class Composer(TextArea):
             self._acts["shift+\r"] = self._acts["shift+enter"]
         self._place: int | None = None
         self._unsent = ""
+
+    def render_line(self, y: int) -> Strip:
+        """One line of the view."""
+        if self.wrap_width < 1:
+            # Textual 8.2 divides by the width when it shows the placeholder.
+            return Strip.blank(self.size.width, self.rich_style)
+        return super().render_line(y)
 
     def replace_text(self, text: str) -> None:
         """Show another text, the cursor at its end."""

@@ -18,6 +18,7 @@ from textual.widgets import Input, Label, OptionList
 from textual.widgets.option_list import Option
 
 from quietdesk import ConversationInfo
+from quietdesk_tui import words
 from quietdesk_tui.blocks import clean
 from quietdesk_tui.messages import ConversationChosen, Renamed, SearchChanged
 from quietdesk_tui.wrapping import shorten
@@ -140,7 +141,7 @@ class ConversationList(Vertical):
             mark, mark_style = "▌ ", "$primary"
         title = shorten(clean(info.title) or "Untitled", width - cell_len(when) - 3)
         gap = " " * max(width - 2 - cell_len(title) - cell_len(when), 1)
-        snippet = shorten(_MARKS.sub("", " ".join(clean(info.last_text).split())), width - 2)
+        snippet = shorten(words.first_words(info.last_text), width - 2)
         strong = "bold" if info.id == self._open_id or info.id in self._unread else ""
         return Content.assemble(
             (mark, mark_style),
@@ -152,10 +153,10 @@ class ConversationList(Vertical):
         )
 
     def _found(self, text: Content) -> Content:
-        words = [re.escape(word) for word in self._query.split()]
-        if not words:
+        wanted = [re.escape(word) for word in self._query.split()]
+        if not wanted:
             return text
-        return text.highlight_regex(re.compile("|".join(words), re.IGNORECASE), style="$warning")
+        return text.highlight_regex(re.compile("|".join(wanted), re.IGNORECASE), style="$warning")
 
     def _on_resize(self, event: Resize) -> None:
         self._draw()
@@ -273,8 +274,6 @@ class ConversationList(Vertical):
 
 
 _QUIET = "$foreground 66%"
-_MARKS = re.compile(r"\*\*|__|~~|`+|^#+ ")
-"""Marks of Markdown that mean nothing in a single line."""
 
 
 def _group(day: date, today: date) -> str:

@@ -11,6 +11,8 @@ from quietdesk_tui.session import Figures
 from quietdesk_tui.wrapping import shorten
 
 METER_CELLS = 10
+NAME_CELLS = 24
+"""Cells of the model's name beside figures: a file's name may be long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,13 +40,14 @@ class StatusLine(Widget):
         left = Content.assemble((f"{status.mark} ", status.mark_style), status.text)
         if status.figures is None:
             return left.truncate(max(width, 1), ellipsis=True)
+        name = shorten(status.text, NAME_CELLS)
+        left = Content.assemble((f"{status.mark} ", status.mark_style), name)
         for parts in _choices(status.figures, status.context_key):
             right = Content.assemble(*parts)
             spare = width - left.cell_length - right.cell_length
             if spare >= 2:
                 return left + " " * spare + right
-        room = max(width - 2 - right.cell_length, 0)
-        name = shorten(status.text, max(room - 2, 0))
+        name = shorten(name, max(width - right.cell_length - 3, 0))
         left = Content.assemble((f"{status.mark} ", status.mark_style), name)
         if left.cell_length + right.cell_length + 1 > width:
             return right.truncate(max(width, 1), ellipsis=True)
@@ -87,14 +90,14 @@ def _choices(figures: Figures, key: str) -> list[list[_Part]]:
     return [_joined([part for part in way if part]) for way in ways]
 
 
-def meter_parts(fill: float, cells: int = METER_CELLS) -> list[_Part]:
+def meter_parts(fill: float, cells: int = METER_CELLS, name: str = "context") -> list[_Part]:
     """A meter of the context: `context ━━━─────── 34 %`, in words too."""
     style = "$error" if fill >= 0.9 else "$warning" if fill >= 0.75 else "$primary"
     full = min(round(fill * cells), cells)
     if fill > 0:
         full = max(full, 1)
     return [
-        ("context ", _QUIET),
+        (f"{name} ", _QUIET),
         ("━" * full, style),
         ("─" * (cells - full) + " ", "$foreground 30%"),
         (f"{fill:.0%}".replace("%", " %"), _STRONG if fill < 0.75 else style),

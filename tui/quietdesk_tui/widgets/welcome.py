@@ -75,9 +75,9 @@ class Welcome(VerticalScroll, can_focus=False):
         pairs = (
             ("send", "sends"),
             ("newline", "new line"),
-            ("cancel", "stops a reply"),
-            ("search", "searches everything"),
-            ("palette", "all commands"),
+            ("cancel", "stops"),
+            ("search", "searches"),
+            ("palette", "commands"),
             ("help", "help"),
         )
         parts: list[tuple[str, str] | str] = []
