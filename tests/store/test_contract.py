@@ -287,6 +287,7 @@ QUERIES = (
     "", "   ", "?", "AND", "NOT norway", "NEAR(norway)", "norway OR x", "order*", "^order",
     "-norway", '"', "'", "a'b", "order:", "*", "\\", ":*", "&", "|", "!", "<->", "{}", "[", "\x00",
     "\ud800", "norway\x00", "x" * 5000, "ship " * 50,
+    " ".join(f"n{number}" for number in range(2000)),
 )  # fmt: skip
 
 

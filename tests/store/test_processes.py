@@ -1,11 +1,14 @@
 """Several processes on one database: who may write, and what becomes of a dead one's reply."""
 
 import gc
+import multiprocessing
+import multiprocessing.queues
 import os
 import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -14,7 +17,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from quietdesk.errors import ConversationBusyError, StoreWriteError
+from quietdesk.errors import ConversationBusyError, StoreError, StoreWriteError
 from quietdesk.store.base import Store
 from quietdesk.store.sql import SqlStore, open_sql_store
 from quietdesk.types import Author, ConversationInfo, FinishReason, Message
@@ -256,6 +259,27 @@ def test_a_store_that_was_dropped_without_closing_writes_no_more(
     del store
     gc.collect()
     assert later.messages("c1")[-1].finish_reason is FinishReason.INTERRUPTED
+
+
+def test_a_fork_does_not_use_its_parents_connections(tmp_path: Path, open_again: Opening) -> None:
+    store = open_again(str(tmp_path / "q.db"))
+    store.create(ConversationInfo(id="c1", title="", created_at=NOW, updated_at=NOW))
+
+    def child(answers: "multiprocessing.queues.SimpleQueue[str]") -> None:
+        try:
+            store.conversations()
+        except StoreError as error:
+            answers.put(str(error))
+
+    fork = multiprocessing.get_context("fork")
+    answers = fork.SimpleQueue()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # forking with threads is the point
+        process = fork.Process(target=child, args=(answers,))
+        process.start()
+    assert "before this process was forked" in answers.get()
+    process.join()
+    assert [c.id for c in store.conversations()] == ["c1"]
 
 
 def test_many_processes_open_a_new_database_at_the_same_time(database: str) -> None:

@@ -82,7 +82,10 @@ class Store(Protocol):
         ...
 
     def purge(self, conversation_ids: Iterable[str] | None = None) -> int:
-        """Remove deleted conversations for good, all of them if None; how many there were."""
+        """Remove deleted conversations for good, all of them if None; how many there were.
+
+        Those in which a reply is being written stay until the next time.
+        """
         ...
 
     def messages(

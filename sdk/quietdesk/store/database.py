@@ -1,5 +1,6 @@
 """Database: transactions on one SQLite file or PostgreSQL database, and what its errors mean."""
 
+import os
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -49,6 +50,7 @@ class Database(ABC):
         self.read_only = read_only
         # SQLite has one writer at a time: its own threads queue here and need not poll its lock.
         self._writing: AbstractContextManager[Any] = threading.Lock() if path else nullcontext()
+        self._pid = os.getpid()
         self._durable = engine.execution_options(begin="durable")
         self._quick = engine.execution_options(begin="quick")
 
@@ -59,6 +61,7 @@ class Database(ABC):
         Raises:
             StoreUnreachableError: the connection was lost; `repeated` tries again.
         """
+        self._check_process()
         try:
             with self.engine.begin() as connection:
                 yield connection
@@ -82,6 +85,7 @@ class Database(ABC):
                 f"The database {self.name} is read-only here: {self.read_only} "
                 "Conversations can be read; to write, make it writable or name another database."
             )
+        self._check_process()
         engine = self._durable if durable else self._quick
 
         def once(again: bool) -> T:
@@ -105,7 +109,15 @@ class Database(ABC):
 
     def close(self) -> None:
         """Close every connection."""
-        self.engine.dispose()
+        # After a fork they are the parent's, and closing them here would end them there.
+        self.engine.dispose(close=os.getpid() == self._pid)
+
+    def _check_process(self) -> None:
+        if os.getpid() != self._pid:
+            raise StoreError(
+                f"The database {self.name} was opened before this process was forked. Connections "
+                "must not be shared: open the assistant after the fork."
+            )
 
     @abstractmethod
     def in_words(self, error: Exception) -> StoreError:

@@ -42,6 +42,7 @@ from quietdesk.store.opening import open_database, revision
 from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
 from quietdesk.store.schema import (
     AUTHOR,
+    PLACE_BITS,
     conversation,
     facet,
     message,
@@ -481,6 +482,8 @@ class SqlStore:
                 number = self._insert_conversation(connection, info)
                 if not messages:
                     continue
+                if len(messages) >= 1 << PLACE_BITS:
+                    raise tree.too_long(info.id)
                 places = {m.id: place for place, m in enumerate(messages, 1)}
                 depths: dict[str | None, int] = {None: 0}
                 rows = []
@@ -753,6 +756,8 @@ class SqlStore:
                 }
             )
         last = held.last_place + len(rows)
+        if last >= 1 << PLACE_BITS:
+            raise tree.too_long(held.id)
         used = max(held.updated_at, now())
         connection.execute(MOVE_LEAF, {"of": number, "leaf": last, "last_place": last, "now": used})
         try:

@@ -232,6 +232,13 @@ def taken_message(*message_ids: str) -> UsageError:
     return UsageError(f"There is a message {names} already. Give each an id of its own.")
 
 
+def too_long(conversation_id: str) -> UsageError:
+    """The error for more messages than a conversation can have."""
+    return UsageError(
+        f"Conversation {conversation_id!r} would have more than a million messages. Start another."
+    )
+
+
 def closed_reply(reply_id: str) -> UsageError:
     """The error for writing into a reply that has ended."""
     return UsageError(f"The reply {reply_id!r} is not being written; it has ended.")

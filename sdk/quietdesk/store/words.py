@@ -21,6 +21,9 @@ would take longer than everything after it.
 MOST_BYTES = 900_000
 """UTF-8 bytes of distinct words per text; PostgreSQL takes one MiB."""
 
+MOST_WORDS = 32
+"""Words of a query that are looked for; databases have limits on conditions, and people too."""
+
 _UNSPACED = (
     "\u0e00-\u0eff"  # Thai, Lao
     "\u1000-\u109f"  # Myanmar
@@ -101,7 +104,7 @@ def query(text: str) -> Query:
     if len(beginning) == 1:
         whole[MARK + beginning] = None
         beginning = ""
-    return Query(tuple(whole), beginning)
+    return Query(tuple(whole)[:MOST_WORDS], beginning)
 
 
 def _pieces(text: str) -> list[tuple[str, bool]]:
