@@ -35,7 +35,7 @@ def cut(content: bytes, size: int, level: int, **more: Any) -> Iterator[Any]:
 
 
 @given(st.lists(objects, max_size=5), indents, st.integers(1, 40), st.booleans())
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_an_array_is_cut_into_its_items(
     items: list[Any], indent: int | None, size: int, ascii_only: bool
 ) -> None:
@@ -44,7 +44,7 @@ def test_an_array_is_cut_into_its_items(
 
 
 @given(st.lists(objects, max_size=5), indents, st.integers(1, 40), st.sampled_from([" ", "\n", ""]))
-@settings(deadline=None, max_examples=150)
+@settings(deadline=None, max_examples=80)
 def test_values_one_after_another_are_cut(
     items: list[Any], indent: int | None, size: int, between: str
 ) -> None:

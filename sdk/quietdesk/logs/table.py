@@ -305,7 +305,10 @@ def dialect_of(head: bytes) -> Dialect | None:
     # Programs that write no quotes in TSV leave lone ones inside the text.
     starts = [c for row in rows[1:] for c in row.rstrip("\r").split(best) if c.startswith('"')]
     quoted = best != "\t" or all(c.endswith('"') and len(c) > 1 for c in starts)
-    [header] = csv.reader([rows[0]], delimiter=best, quoting=_quoting(quoted))
+    try:
+        header = next(csv.reader([rows[0]], delimiter=best, quoting=_quoting(quoted)))
+    except csv.Error:
+        return None
     return Dialect(best, quoted, tuple(header))
 
 
