@@ -1,4 +1,6 @@
+import gc
 import json
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -291,3 +293,18 @@ def test_metrics_are_found_by_name():
         find_metrics(["chfr"])
     with pytest.raises(UnknownNameError, match="tokenizer 'flores200'"):
         find_metrics(["bleu:flores200"])
+
+
+def test_a_batch_is_let_go_of_without_the_garbage_collector(make_talks):
+    batch = to_batch(make_talks(5))
+    it = Scorer(find_metrics(["default"]), ["channel"])
+    gc.disable()
+    try:
+        reading = it.read(batch)
+        assert reading.tally.n_conversations == 5
+        assert reading.rows.num_rows == 5
+        held = weakref.ref(reading.conversations)
+        del reading
+        assert held() is None
+    finally:
+        gc.enable()

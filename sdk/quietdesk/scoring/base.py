@@ -151,6 +151,14 @@ class Conversations:
             self._memo[key] = make()
         return cast(T, self._memo[key])
 
+    def forget(self) -> None:
+        """Drop what `memo` kept.
+
+        What metrics remember often refers to the batch, and such a circle of many megabytes would
+        stay until the garbage collector comes by, which counts objects and not bytes.
+        """
+        self._memo.clear()
+
     @property
     def n_messages(self) -> int:
         """Messages in the batch."""

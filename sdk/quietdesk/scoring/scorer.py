@@ -87,6 +87,7 @@ class Scorer:
             )
         conversations = Conversations(batch)
         found = [metric.measure(conversations) for metric in self.metrics]
+        conversations.forget()
         return Reading(self, conversations, found)
 
 
