@@ -438,6 +438,7 @@ class SqlStore:
             if follower is not None:
                 raise tree.undone_parent(follower.id)
             if opened is not None:
+                connection.execute(CLOSE_REPLY, {"of": number, "at": place})
                 leaf, used = opened.earlier_leaf, opened.earlier_updated_at
             else:
                 leaf = connection.scalar(
