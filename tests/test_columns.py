@@ -149,5 +149,5 @@ def test_an_unknown_author_in_a_file_is_refused() -> None:
         ratings = ()
         metadata: dict[str, object] = {}  # noqa: RUF012
 
-    with pytest.raises(UsageError, match="'robot' in messages.0.author"):
+    with pytest.raises(UsageError, match=r"'robot' in messages\.0\.author"):
         columns.from_batch(columns.to_batch([Talk()]))
