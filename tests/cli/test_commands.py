@@ -213,20 +213,30 @@ def test_ctrl_c_in_mid_reply_ends_with_130_and_keeps_what_was_said(
 
 
 @pytest.mark.parametrize("wait_s", [0.05, 0.4, 1.0])
-def test_ctrl_c_while_it_starts_ends_with_130(
+def test_ctrl_c_at_any_moment_ends_with_130(
     home: dict[str, str], starter_path: Path, wait_s: float
 ) -> None:
+    """While it starts, loads, reads, answers, or waits for the next line, which never comes."""
+    code = "import sys; from quietdesk.cli.main import main; print(flush=True); main(sys.argv[1:])"
     started = subprocess.Popen(
-        [sys.executable, "-c",
-         "import sys; from quietdesk.cli.main import main; print(flush=True); main(sys.argv[1:])",
-         "ask", "Count to a thousand in words.", "--max-tokens", "2000"],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=home,
-    )  # fmt: skip
+        [sys.executable, "-c", code, "chat", "--max-tokens", "2000"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=home,
+    )
+    assert started.stdin is not None
     assert started.stdout is not None
+    started.stdin.write(b"Count to a thousand in words.\n")
+    started.stdin.flush()
     started.stdout.read(1)
     time.sleep(wait_s)
     started.send_signal(signal.SIGINT)
-    _, told = started.communicate(timeout=60)
+    started.wait(timeout=60)
+    told = started.stderr.read() if started.stderr else b""
+    for pipe in (started.stdin, started.stdout, started.stderr):
+        if pipe is not None:
+            pipe.close()
     assert started.returncode == 130, told
     assert b"Traceback" not in told
 
