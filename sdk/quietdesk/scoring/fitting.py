@@ -63,6 +63,8 @@ class Recipe:
     """Ridge penalty on standardised features; labels are noisy and features many."""
     text_alpha: float = 25.0
     """Ridge penalty on text features of length 1."""
+    blend_alpha: float = 300.0
+    """Ridge penalty on what corrects a turn's score by its neighbours."""
     whole_alpha: float = 100.0
     means_alpha: float = 3000.0
     shrink: float = 10.0
@@ -420,10 +422,9 @@ def _fit_part(
             if len(kept) and out.any():
                 looks[out] = _looks(_fit_looks(data, kept, recipe), data)[out]
         context = neighbours(looks, data.of, ahead=recipe.ahead)
-        blend = Ridge(alpha=10.0).fit(context[mine], data.y[mine], data.weight[mine])
-        score = context @ blend.coef_ + blend.intercept_
-        arrays["turn.blend"] = blend.coef_
-        arrays["turn.bias"] = np.array([blend.intercept_])
+        weights, bias = _fit_blend(context[mine], data.y[mine], data.weight[mine], recipe)
+        score = context @ weights + bias
+        arrays["turn.blend"], arrays["turn.bias"] = weights, np.array([bias])
         levels = _fit_levels(score[mine], labels.turns.take(mine), labels.scale)
         arrays.update({f"turn.levels.{name}": array for name, array in levels.items()})
     cases = whole[inside[whole]]
@@ -443,6 +444,21 @@ def _fit_part(
         levels = _fit_levels(total, votes, labels.scale)
         arrays.update({f"whole.levels.{name}": array for name, array in levels.items()})
     return arrays
+
+
+def _fit_blend(
+    context: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe
+) -> tuple[FloatArray, float]:
+    """Weights of the columns of `neighbours`: a correction of the plain score, where it pays."""
+    mean, spread = context.mean(axis=0), context.std(axis=0)
+    spread[spread < 1e-9] = 1.0
+    plain = context[:, 0]
+    scaled = (context - mean) / spread
+    model = Ridge(alpha=recipe.blend_alpha).fit(scaled, y - plain, weight)
+    weights = model.coef_ / spread
+    bias = float(model.intercept_ - mean @ weights)
+    weights[0] += 1.0
+    return weights, bias
 
 
 def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
