@@ -15,6 +15,9 @@ APP = Path(__file__).parent / "terminal_app.py"
 WAIT_S = 90.0
 """How long something may take on a busy machine before the test fails."""
 
+WHOLE = (160, 48)
+"""A terminal in which the whole of the long story can be seen, however far it has come."""
+
 
 class Terminal:
     """A tmux server of its own, with one window."""
@@ -156,19 +159,19 @@ def test_quitting_while_the_model_loads_takes_no_time(terminal: Terminal) -> Non
 def test_a_signal_in_the_middle_of_a_reply_keeps_it(
     terminal: Terminal, number: signal.Signals
 ) -> None:
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     terminal.wait_for("Write a message")
     terminal.type("A long one")
     terminal.press("Enter")
     terminal.wait_for("A long story:", "word3")
     os.kill(terminal.pid, number)
     terminal.wait_for("EXIT=0")
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     terminal.wait_for("A long one", "A long story:", "word3", "Stopped here")
 
 
 def test_a_killed_app_leaves_what_was_said_marked_as_cut_off(terminal: Terminal) -> None:
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     terminal.wait_for("Write a message")
     terminal.type("A long one")
     terminal.press("Enter")
@@ -176,8 +179,24 @@ def test_a_killed_app_leaves_what_was_said_marked_as_cut_off(terminal: Terminal)
     terminal.wait_for("A long story:", "word99")
     os.kill(terminal.pid, signal.SIGKILL)
     terminal.wait_for("EXIT=137")
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     terminal.wait_for("A long one", "A long story:", "Cut off: the app ended")
+
+
+def test_a_terminal_that_goes_away_ends_the_app_and_keeps_the_reply(terminal: Terminal) -> None:
+    terminal.start(*scripted(), size=WHOLE)
+    terminal.wait_for("Write a message")
+    terminal.type("A long one")
+    terminal.press("Enter")
+    terminal.wait_for("A long story:", "word3")
+    app = Path(f"/proc/{terminal.pid}/stat")
+    terminal.kill()
+    deadline = time.monotonic() + WAIT_S
+    while app.exists() and app.read_text().rpartition(")")[2].split()[0] != "Z":
+        assert time.monotonic() < deadline, "the app went on without a terminal"
+        time.sleep(0.05)
+    terminal.start(*scripted(), size=WHOLE)
+    terminal.wait_for("A long one", "A long story:", "word3", "Stopped here")
 
 
 def test_the_window_can_be_made_too_small_and_large_again(terminal: Terminal) -> None:
