@@ -5,10 +5,17 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from quietdesk_models import weights
 from quietdesk_models.catalog import STARTER
 from quietdesk_models.errors import MissingWeightsError
+
+# The same examples each time, so that a check's outcome is the code's alone. To look for new ones:
+# `pytest --hypothesis-profile=explore`.
+settings.register_profile("check", derandomize=True, print_blob=True)
+settings.register_profile("explore", derandomize=False, print_blob=True)
+settings.load_profile("check")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -33,6 +33,9 @@ FORMATS = {
     "chatwoot_webhook.jsonl": "chatwoot",
 }
 
+ENVELOPES = ("data", "tickets", "conversations")
+REMOVED = object()
+
 odd = (
     st.none()
     | st.booleans()
@@ -79,26 +82,52 @@ def read_all(path: Path, name: str) -> Reading:
     return reading
 
 
+def put(values: list[Any], way: tuple[Any, ...], value: Any) -> list[Any]:
+    """The values with another one at one place; REMOVED takes the place's key away."""
+    values = deepcopy(values)
+    holder: Any = values
+    for key in way[:-1]:
+        holder = holder[key]
+    if value is REMOVED and isinstance(holder, dict):
+        del holder[way[-1]]
+    else:
+        holder[way[-1]] = None if value is REMOVED else deepcopy(value)
+    return values
+
+
+def has_no_records(values: list[Any]) -> bool:
+    """Whether the log's own list of records is there and empty."""
+    lists = [values[0], *(values[0].get(k) for k in ENVELOPES if isinstance(values[0], dict))]
+    return any(value in ([], [[]]) for value in lists)
+
+
+def check(values: list[Any], path: Path) -> None:
+    path.write_text("\n".join(json.dumps(value) for value in values))
+    reading = read_all(path, FORMATS.get(path.name, path.name.split(".")[0]))
+    assert reading.n_read + reading.n_rejected > 0 or has_no_records(values)
+
+
+@pytest.mark.parametrize("name", JSON)
+def test_a_log_with_an_odd_value_at_any_one_place_is_read_or_rejected(
+    logs_folder: Path, tmp_path: Path, name: str
+) -> None:
+    values = values_of(logs_folder / name)
+    for way in places(values):
+        for value in (REMOVED, True, 10**30, "x", [], {"a": {}}, [{}]):
+            check(put(values, way, value), tmp_path / name)
+
+
 @pytest.mark.parametrize("name", JSON)
 @given(data=st.data())
 @settings(deadline=None, max_examples=40, suppress_health_check=list(HealthCheck))
-def test_a_log_with_odd_values_anywhere_is_read_or_rejected(
+def test_a_log_with_odd_values_at_several_places_is_read_or_rejected(
     logs_folder: Path, tmp_path_factory: pytest.TempPathFactory, name: str, data: st.DataObject
 ) -> None:
     values = values_of(logs_folder / name)
-    for _ in range(data.draw(st.integers(1, 3))):
-        way = data.draw(st.sampled_from(places(values)))
-        holder: Any = values
-        for key in way[:-1]:
-            holder = holder[key]
-        if isinstance(holder, dict) and data.draw(st.booleans()):
-            del holder[way[-1]]
-        else:
-            holder[way[-1]] = deepcopy(data.draw(odd))
-    path = tmp_path_factory.mktemp("fuzz") / name
-    path.write_text("\n".join(json.dumps(value) for value in values))
-    reading = read_all(path, FORMATS.get(name, name.split(".")[0]))
-    assert reading.n_read + reading.n_rejected > 0
+    for _ in range(data.draw(st.integers(2, 3))):
+        way = data.draw(st.sampled_from(places(values) or [(0,)]))
+        values = put(values, way, data.draw(odd | st.just(REMOVED)))
+    check(values, tmp_path_factory.mktemp("fuzz") / name)
 
 
 @pytest.mark.parametrize("name", [*JSON, "messages.csv", "pairs.tsv", "transcript.txt"])

@@ -80,7 +80,7 @@ def read_message(value: Any, at: int, context: Context) -> tuple[MessageRecord, 
     author = context.author(message.get("role"), at)
     if message.keys() == _PLAIN and isinstance(message["content"], str):
         return MessageRecord(author, message["content"]), {}
-    if author is Author.BOT and message.get("name") in _HUMAN_NAMES:
+    if author is Author.BOT and name_of(message.get("name")) in _HUMAN_NAMES:
         author = Author.HUMAN
     text, others = content_text(message.get("content"), what)
     if not text and isinstance(message.get("refusal"), str):

@@ -81,7 +81,7 @@ def read(value: Any, context: Context) -> Iterator[Record]:
             created_at=context.time(part.get("created_at")),
         )
         extra = rest(part, _PART_USED)
-        if part.get("part_type") not in {None, "comment"}:
+        if part.get("part_type") not in (None, "comment"):
             extra["part_type"] = part["part_type"]
         if extra:
             extras[str(at)] = extra

@@ -76,7 +76,7 @@ def read(values: Any, context: Context) -> Iterator[Record]:
     by_id = {name_of(trace.get("id")): trace for trace in traces}
     for name, found in observations.items():
         if name in by_id:
-            by_id[name]["observations"] = [*(by_id[name].get("observations") or []), *found]
+            by_id[name]["observations"] = [*_observations(by_id[name]), *found]
         else:
             traces.append(_trace_of(name, found))
     traces = ordered(traces, "timestamp", "startTime", "createdAt")
@@ -116,7 +116,7 @@ def _trace_of(name: str, observations: list[Object]) -> Object:
 
 
 def _trace(trace: Object, context: Context) -> Trace:
-    observations = [o for o in (trace.get("observations") or []) if isinstance(o, dict)]
+    observations = [o for o in _observations(trace) if isinstance(o, dict)]
     asked, replied = trace.get("input"), trace.get("output")
     if replied is None:
         generations = [o for o in observations if o.get("type") == "GENERATION"]
@@ -130,6 +130,10 @@ def _trace(trace: Object, context: Context) -> Trace:
         end = start + timedelta(seconds=latency)
     found = [p for o in observations if o.get("type") == "RETRIEVER" for p in _found(o)]
     return Trace(asked, replied, start, end or start, tuple(found), _scores(trace.get("scores")))
+
+
+def _observations(trace: Object) -> list[Any]:
+    return a_list(trace.get("observations") or [], "observations")
 
 
 def _found(observation: Object) -> Iterator[Any]:

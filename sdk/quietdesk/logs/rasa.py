@@ -63,10 +63,10 @@ def _sessions(events: list[Object]) -> list[list[Object]]:
     sessions: list[list[Object]] = [[]]
     for event in events:
         begins = event.get("event") == "action" and event.get("name") == "action_session_start"
-        if begins and any(e.get("event") in _SAYS for e in sessions[-1]):
+        if begins and any(name_of(e.get("event")) in _SAYS for e in sessions[-1]):
             sessions.append([])
         sessions[-1].append(event)
-    if len(sessions) > 1 and not any(e.get("event") in _SAYS for e in sessions[-1]):
+    if len(sessions) > 1 and not any(name_of(e.get("event")) in _SAYS for e in sessions[-1]):
         sessions[-2] += sessions.pop()
     return sessions
 

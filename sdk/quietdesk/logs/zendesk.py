@@ -123,7 +123,7 @@ def _who(
     if author.lower() in context.options.authors:
         return context.options.authors[author.lower()]
     via = comment.get("via")
-    channel = via.get("channel") if isinstance(via, dict) else None
+    channel = name_of(via.get("channel")) if isinstance(via, dict) else None
     if channel in {"answer_bot", "ai_agent", "answer_bot_for_web_widget"}:
         return Author.BOT
     # -1 is the author of what Zendesk itself writes.
