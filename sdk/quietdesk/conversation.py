@@ -18,7 +18,14 @@ from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import EmptyMessageError, QuietdeskError, UnknownNameError, UsageError
 from quietdesk.reply import Recorder, Reply
 from quietdesk.store.base import ROOT, Store
-from quietdesk.types import Author, ContextReport, ConversationInfo, FinishReason, Message
+from quietdesk.types import (
+    Author,
+    ContextReport,
+    ConversationInfo,
+    FinishReason,
+    KeptScore,
+    Message,
+)
 
 TITLE_LENGTH = 60
 """Characters of the first message that become the title."""
@@ -117,6 +124,11 @@ class Conversation:
     def messages(self) -> list[Message]:
         """What was said, in order, on the active branch."""
         return self._parts.store.messages(self.id)
+
+    @property
+    def scores(self) -> list[KeptScore]:
+        """What `quietdesk score --keep` last found in it, the whole conversation first."""
+        return self._parts.store.scores(self.id)
 
     def send(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
         """Say something and wait for the whole reply.

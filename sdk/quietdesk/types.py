@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 
 class Frozen(BaseModel):
@@ -206,6 +206,23 @@ class ConversationInfo(Frozen):
     """Beginning of the newest message, at most 200 characters."""
     metadata: dict[str, Any] = Field(default_factory=dict)
     """The user's own JSON: channel, tags, what they like."""
+
+
+class KeptScore(Frozen):
+    """What a scorer found, as the store keeps it beside a conversation or a message."""
+
+    metric: str
+    """The metric's name, or `badness`: how bad the conversation is, 0 to 1."""
+    message_id: str | None = None
+    """The message that it is about; None for the whole conversation."""
+    value: FiniteFloat | None = None
+    """In the metric's own unit; None where the message has none and is only a cause."""
+    cause: bool = False
+    """The message is why the conversation's value is as bad as it is."""
+    at: datetime
+    """When it was found."""
+    fingerprint: str = ""
+    """The scorer's: scores of two fingerprints are not to be compared."""
 
 
 class TranscriptMessage(Frozen):

@@ -181,12 +181,16 @@ def test_scores_are_kept_beside_a_databases_conversations(capsys, tmp_path):
     metrics = "misunderstandings,latency,turns"
     assert main.run(["score", str(database), "--metrics", metrics, "--keep"]) == 0
     with closing(open_store(str(database))) as store:
-        metadata = store.conversation("talk").metadata
-    assert metadata["channel"] == "web"
-    scores = metadata["scores"]
-    assert scores["values"]["misunderstandings"] == 1.0
-    assert scores["messages"] == {"m2": {"latency": 0.0}}
-    assert scores["causes"] == {"m2": ["misunderstandings"]}
+        kept = {(s.message_id, s.metric): (s.value, s.cause) for s in store.scores("talk")}
+        assert store.conversation("talk").metadata == {"channel": "web"}
+    assert kept.pop((None, "badness"))[0] is not None
+    assert kept == {
+        (None, "misunderstandings"): (1.0, False),
+        (None, "latency"): (0.0, False),
+        (None, "turns"): (1.0, False),
+        ("m2", "latency"): (0.0, False),
+        ("m2", "misunderstandings"): (None, True),
+    }
 
 
 def test_scores_are_kept_in_databases_alone(logs, capsys):

@@ -26,6 +26,7 @@ from quietdesk.types import (
     ContextReport,
     ConversationInfo,
     FinishReason,
+    KeptScore,
     Message,
     ToolCall,
     Usage,
@@ -761,6 +762,72 @@ def test_everything_about_a_customer_is_exported_as_json(store: Store) -> None:
     assert (second["id"], second["deleted"], second["title"]) == ("c2", True, ODD)
     assert [Message.model_validate(m) for m in first["messages"]] == branched()
     assert store.export_customer("nobody") == {"customer": "nobody", "conversations": []}
+
+
+def score(metric: str, value: float | None = 1.0, **fields: Any) -> KeptScore:
+    return KeptScore(metric=metric, value=value, at=START, fingerprint="f1", **fields)
+
+
+def test_scores_stand_beside_a_conversation_and_its_messages(store: Store) -> None:
+    store.create(conversation("c1", customer="k"))
+    store.create(conversation("c2"))
+    turn(store, "c1", 1)
+    before = store.conversation("c1")
+    whole = [score("turns", 3.0), score(f"{ODD} metric", -1e300)]
+    of_turns = [
+        score("latency", 0.1, message_id="r1", cause=True),
+        score("apologies", None, message_id="r1", cause=True),
+        score("latency", 0.0, message_id="q1"),
+    ]
+    store.keep_scores({"c1": [*of_turns, *whole], "c2": [score("turns")]})
+    first, second = sorted(whole, key=lambda s: s.metric)
+    assert store.scores("c1") == [first, second, of_turns[2], of_turns[1], of_turns[0]]
+    assert store.scores("c2") == [score("turns")]
+    assert store.conversation("c1") == before, "being scored is no use"
+    (exported,) = store.export_customer("k")["conversations"]
+    told = [KeptScore.model_validate(s) for s in json.loads(json.dumps(exported["scores"]))]
+    assert told == store.scores("c1")
+
+
+def test_new_scores_replace_all_that_were_there(store: Store) -> None:
+    store.create(conversation("c1"))
+    store.create(conversation("c2"))
+    store.keep_scores({"c1": [score("turns"), score("ter")], "c2": [score("turns")]})
+    store.keep_scores({"c1": [score("turns", 2.0)]})
+    assert store.scores("c1") == [score("turns", 2.0)]
+    assert store.scores("c2") == [score("turns")]
+    store.keep_scores({"c1": []})
+    assert store.scores("c1") == []
+
+
+def test_scores_that_cannot_be_kept_are_refused_all_together(store: Store) -> None:
+    store.create(conversation("c1"))
+    store.create(conversation("c2"))
+    turn(store, "c2", 1)
+    for bad in (
+        {"c1": [score("turns")], "nobody": [score("turns")]},
+        {"c1": [score("turns"), score("latency", message_id="r1")]},
+    ):
+        with pytest.raises(UnknownNameError):
+            store.keep_scores(bad)
+    with pytest.raises(UsageError, match="two scores 'turns' for the whole"):
+        store.keep_scores({"c1": [score("turns"), score("turns", 2.0)]})
+    assert store.scores("c1") == []
+    with pytest.raises(UnknownNameError):
+        store.scores("nobody")
+
+
+def test_scores_go_with_what_they_are_about(store: Store) -> None:
+    store.create(conversation("c1", customer="k"))
+    turn(store, "c1", 1)
+    store.begin_turn("c1", (question("q2"),), answer("r2"))
+    of_turn = score("latency", message_id="q2")
+    store.keep_scores({"c1": [score("turns"), of_turn]})
+    store.undo_turn("r2", ("q2",))
+    assert store.scores("c1") == [score("turns")]
+    assert store.erase_customer("k") == 1
+    store.create(conversation("c1"))
+    assert store.scores("c1") == []
 
 
 def test_an_erased_customer_is_gone_and_nobody_else_is(store: Store) -> None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from quietdesk.store import schema
 from quietdesk.store.base import Store
 from quietdesk.store.migrations.run import upgrade
 from quietdesk.store.sql import SqlStore, open_sql_store
-from quietdesk.types import Author, ConversationInfo, FinishReason, Message
+from quietdesk.types import Author, ConversationInfo, FinishReason, KeptScore, Message
 
 DATA = Path(__file__).parent.parent / "data" / "store"
 REVISIONS = (*schema.OLDER, schema.HEAD)
@@ -61,6 +62,7 @@ def values(exported: list[dict[str, Any]]) -> list[object]:
     for customer in exported:
         for conversation in customer["conversations"]:
             messages = [Message.model_validate(m) for m in conversation.pop("messages")]
+            conversation.pop("scores", None)
             found.append((conversation.pop("deleted"), conversation.pop("leaf_id"), messages))
             found.append(ConversationInfo.model_validate(conversation))
     return found
@@ -83,6 +85,15 @@ def test_an_old_database_opens_with_everything_in_it(old: str, open_again: Openi
         Message(id="new", author=Author.BOT, text="Found", finish_reason=FinishReason.STOP)
     )
     assert [c.id for c in store.conversations("found version")] == ["c-0"]
+
+
+@pytest.mark.parametrize("old", [r for r in REVISIONS if r >= "0003"], indirect=True)
+def test_scores_of_an_old_database_are_read(old: str, open_again: Opening) -> None:
+    moment = datetime(2026, 2, 3, 4, 5, 6, 789, tzinfo=UTC)
+    assert open_again(old).scores("c-0") == [
+        KeptScore(metric="turns", value=1.5, at=moment, fingerprint="f"),
+        KeptScore(metric="apologies", message_id="r-0", cause=True, at=moment),
+    ]
 
 
 def test_a_migrated_sqlite_schema_is_the_one_that_is_made_anew() -> None:

@@ -40,13 +40,15 @@ def score(
     scoring_options.need_extra()
     if keep and len(paths) != 1:
         raise typer.BadParameter("--keep takes one path, of a database.")
-    from quietdesk.cli import runs
+    from quietdesk.cli import keeping, runs
     from quietdesk.scoring.report import RowWriter
     from quietdesk.scoring.scorer import Reading
 
     request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict)
-    keeper = runs.Keeper(paths[0]) if keep else None
+    keeper = keeping.Keeper(paths[0]) if keep else None
     with ExitStack() as stack:
+        if keeper is not None:
+            stack.callback(keeper.close)
         writers = [
             stack.enter_context(RowWriter(path, kind))
             for path, kind in ((csv, "csv"), (parquet, "parquet"))
@@ -60,8 +62,8 @@ def score(
                 keeper.take(reading)
 
         scores = runs.score_logs(paths, request, take)
-    if keeper is not None:
-        keeper.write()
+    if keeper is not None and keeper.n_gone:
+        typer.echo(f"{keeper.n_gone} conversations were removed while they were scored.", err=True)
     if html is not None:
         from quietdesk.scoring.page import page
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
-from quietdesk.types import Author, ConversationInfo, Message
+from quietdesk.types import Author, ConversationInfo, KeptScore, Message
 
 ROOT = ""
 """As a message's `parent_id`: hang it on nothing, beside the first message. None is the leaf."""
@@ -163,6 +163,26 @@ class Store(Protocol):
 
         Raises:
             UsageError: an id that is taken, a broken tree or a date in the future, with its place.
+        """
+        ...
+
+    def keep_scores(self, scores: Mapping[str, Sequence[KeptScore]]) -> None:
+        """Replace all scores of some conversations, in one transaction; their last use stays.
+
+        Args:
+            scores: By conversation id; no score of one is the way to remove them.
+
+        Raises:
+            UnknownNameError: a conversation or a message that is not there; nothing was kept.
+            UsageError: two scores of one metric for one message.
+        """
+        ...
+
+    def scores(self, conversation_id: str) -> list[KeptScore]:
+        """The scores kept beside a conversation.
+
+        Those of the whole come first, then those of its messages in the order of writing, by
+        metric's name within each.
         """
         ...
 

@@ -11,7 +11,7 @@ from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError
 from quietdesk.store import tree
 from quietdesk.store.words import query as words_of_query
 from quietdesk.store.words import words
-from quietdesk.types import Author, ConversationInfo, FinishReason, Message
+from quietdesk.types import Author, ConversationInfo, FinishReason, KeptScore, Message
 
 
 @dataclass
@@ -26,6 +26,7 @@ class _Kept:
     open_id: str | None = None
     before_open: tuple[str | None, datetime] | None = None
     """Leaf and last use before the open reply, for `undo_turn`."""
+    scores: list[KeptScore] = field(default_factory=list)
 
     def way(self, leaf_id: str | None) -> list[Message]:
         parents = {id_: message.parent_id for id_, message in self.messages.items()}
@@ -240,9 +241,30 @@ class MemoryStore:
             for id_ in gone:
                 del kept.messages[id_], self._home[id_]
                 self._words.pop(id_, None)
+            kept.scores = [s for s in kept.scores if s.message_id not in gone]
             if kept.leaf_id in gone:
                 kept.leaf_id = leaf_id
             kept.info = kept.info.model_copy(update={"updated_at": used})
+
+    def keep_scores(self, scores: Mapping[str, Sequence[KeptScore]]) -> None:
+        """Replace all scores of some conversations, in one transaction; their last use stays."""
+        with self._lock:
+            chosen = [(self._get(id_), found) for id_, found in sorted(scores.items())]
+            for kept, found in chosen:
+                tree.check_scores(kept.info.id, found)
+                for one in found:
+                    if one.message_id is not None and one.message_id not in kept.messages:
+                        raise tree.unknown_message(kept.info.id, one.message_id, kept.messages)
+            for kept, found in chosen:
+                place = {id_: place for place, id_ in enumerate(kept.messages, 1)}
+                kept.scores = sorted(
+                    found, key=lambda s: (place[s.message_id] if s.message_id else 0, s.metric)
+                )
+
+    def scores(self, conversation_id: str) -> list[KeptScore]:
+        """The scores kept beside a conversation."""
+        with self._lock:
+            return list(self._get(conversation_id).scores)
 
     def import_conversations(
         self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
@@ -266,7 +288,10 @@ class MemoryStore:
             theirs = [k for k in self._kept.values() if k.info.customer == customer]
             return tree.export(
                 customer,
-                [(self._info(k), k.deleted, k.leaf_id, list(k.messages.values())) for k in theirs],
+                [
+                    (self._info(k), k.deleted, k.leaf_id, list(k.messages.values()), k.scores)
+                    for k in theirs
+                ],
             )
 
     def erase_customer(self, customer: str) -> int:

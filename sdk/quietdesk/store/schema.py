@@ -13,6 +13,7 @@ from sqlalchemy import (
     Column,
     Connection,
     Dialect,
+    Float,
     ForeignKey,
     ForeignKeyConstraint,
     Index,
@@ -28,9 +29,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import UserDefinedType
 
-HEAD = "0002"
+HEAD = "0003"
 """The revision that these tables are; migrations lead here."""
-OLDER = ("0001",)
+OLDER = ("0001", "0002")
 """Earlier revisions that the migrations know."""
 REINDEX = frozenset({"0002"})
 """Revisions after which the search index has to be made anew."""
@@ -184,6 +185,24 @@ facet = Table(
     Column("name", Plain, primary_key=True),
     Column("value", Plain, primary_key=True),
     Index(None, "name", "value", "conversation"),
+)
+
+score = Table(
+    "score",
+    metadata,
+    Column(
+        "conversation",
+        Number,
+        ForeignKey("conversation.number", ondelete="CASCADE"),
+        primary_key=True,
+    ),
+    Column("place", Integer, primary_key=True, autoincrement=False),  # 0: the whole conversation
+    Column("metric", Plain, primary_key=True),
+    Column("value", Float(53)),
+    Column("cause", Boolean, nullable=False),
+    Column("at", BigInteger, nullable=False),
+    Column("fingerprint", Text, nullable=False),
+    Index(None, "metric", "value"),
 )
 
 postgres_metadata = MetaData()

@@ -34,6 +34,7 @@ from sqlalchemy.exc import IntegrityError
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
 from quietdesk.store.base import Store
+from quietdesk.store.beside import drop_scores, read_scores, replace_scores
 from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, sign_off, sign_on, this_writer
@@ -47,6 +48,7 @@ from quietdesk.store.schema import (
     facet,
     message,
     open_reply,
+    score,
 )
 from quietdesk.store.statements import (
     ADD_CONVERSATION,
@@ -73,6 +75,7 @@ from quietdesk.types import (
     Author,
     ConversationInfo,
     FinishReason,
+    KeptScore,
     Message,
 )
 
@@ -453,12 +456,32 @@ class SqlStore:
             connection.execute(
                 delete(message).where(message.c.conversation == number, message.c.place.in_(gone))
             )
+            drop_scores(connection, number, gone)
             self._index.rebuild(connection, number)
             self._count_authors(connection, number)
 
         self._write(work)
         with self._mine_lock:
             self._mine.pop(reply_id, None)
+
+    # Scores
+
+    def keep_scores(self, scores: Mapping[str, Sequence[KeptScore]]) -> None:
+        """Replace all scores of some conversations, in one transaction; their last use stays."""
+
+        def work(connection: Connection, again: bool) -> None:
+            # In one order, as everywhere: writers that lock in one order never deadlock.
+            for conversation_id in sorted(scores):
+                held = self._hold(connection, conversation_id)
+                replace_scores(connection, held.id, held.number, scores[conversation_id])
+
+        self._write(work)
+
+    @_repeatable
+    def scores(self, conversation_id: str) -> list[KeptScore]:
+        """The scores kept beside a conversation."""
+        with self._read() as connection:
+            return read_scores(connection, self._find(connection, conversation_id).number)
 
     # Whole customers and whole conversations
 
@@ -525,7 +548,9 @@ class SqlStore:
                 rows = self._rows(connection, row.number)
                 leaf_id = rows[row.leaf].id if row.leaf is not None else None
                 messages = self._messages(connection, list(rows.values()), rows, True)
-                found.append((to_info(row), row.deleted_at is not None, leaf_id, messages))
+                scores = read_scores(connection, row.number)
+                deleted = row.deleted_at is not None
+                found.append((to_info(row), deleted, leaf_id, messages, scores))
         return tree.export(customer, found)
 
     def erase_customer(self, customer: str) -> int:
@@ -891,7 +916,7 @@ class SqlStore:
     def _remove_rows(self, connection: Connection, numbers: Sequence[int]) -> None:
         self._index.remove(connection, numbers)
         for part in _chunks(numbers):
-            for table in (open_reply, facet, message):
+            for table in (score, open_reply, facet, message):
                 connection.execute(delete(table).where(table.c.conversation.in_(part)))
             connection.execute(delete(conversation).where(conversation.c.number.in_(part)))
 

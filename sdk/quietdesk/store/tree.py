@@ -7,7 +7,7 @@ from typing import Any
 
 from quietdesk.errors import ConversationMovedError, UnknownNameError, UsageError
 from quietdesk.store.base import ROOT
-from quietdesk.types import ConversationInfo, Message
+from quietdesk.types import ConversationInfo, KeptScore, Message
 
 CLOCK_SKEW = timedelta(minutes=10)
 """How far ahead of ours another machine's clock may be."""
@@ -87,6 +87,23 @@ def check_metadata(metadata: Mapping[str, Any]) -> str:
         return json.dumps(metadata)
     except (TypeError, ValueError) as error:
         raise UsageError(f"The metadata {metadata!r} is no JSON: {error}.") from None
+
+
+def check_scores(conversation_id: str, scores: Sequence[KeptScore]) -> None:
+    """Make sure that no metric has two scores for one message, or for the whole.
+
+    Raises:
+        UsageError: one has.
+    """
+    seen: set[tuple[str | None, str]] = set()
+    for score in scores:
+        if (score.message_id, score.metric) in seen:
+            about = "the whole" if score.message_id is None else f"message {score.message_id!r}"
+            raise UsageError(
+                f"There are two scores {score.metric!r} for {about} of conversation "
+                f"{conversation_id!r}. Give one."
+            )
+        seen.add((score.message_id, score.metric))
 
 
 def check_page(limit: int, offset: int) -> None:
@@ -251,13 +268,16 @@ def undone_parent(message_id: str) -> UsageError:
 
 def export(
     customer: str,
-    conversations: Iterable[tuple[ConversationInfo, bool, str | None, Sequence[Message]]],
+    conversations: Iterable[
+        tuple[ConversationInfo, bool, str | None, Sequence[Message], Sequence[KeptScore]]
+    ],
 ) -> dict[str, Any]:
     """What is kept about a customer, as JSON.
 
     Args:
         customer: Whose.
-        conversations: Each with whether it is deleted, its active leaf, and all its messages.
+        conversations: Each with whether it is deleted, its active leaf, all its messages
+            and scores.
     """
     return {
         "customer": customer,
@@ -269,7 +289,8 @@ def export(
                 "messages": [
                     message.model_dump(mode="json", exclude_none=True) for message in messages
                 ],
+                "scores": [score.model_dump(mode="json", exclude_none=True) for score in scores],
             }
-            for info, deleted, leaf_id, messages in conversations
+            for info, deleted, leaf_id, messages, scores in conversations
         ],
     }

@@ -26,6 +26,7 @@ from quietdesk.types import (
     ContextReport,
     ConversationInfo,
     FinishReason,
+    KeptScore,
     Message,
     ToolCall,
     Usage,
@@ -93,12 +94,23 @@ def conversations() -> list[tuple[ConversationInfo, list[Message]]]:
     return found
 
 
+def scores() -> dict[str, list[KeptScore]]:
+    """What every dump since 0003 holds beside its conversations."""
+    return {
+        "c-0": [
+            KeptScore(metric="turns", value=1.5, at=START, fingerprint="f"),
+            KeptScore(metric="apologies", message_id="r-0", cause=True, at=START),
+        ]
+    }
+
+
 def main() -> None:
     """Write one dump, and the content if it is not there."""
     with tempfile.TemporaryDirectory() as folder:
         database = sys.argv[1] if len(sys.argv) > 1 else str(Path(folder) / "q.db")
         store = open_store(database)
         store.import_conversations(conversations())
+        store.keep_scores(scores())
         store.delete("c-2")
         content = [store.export_customer(customer) for customer in ("k-0", "k-1")]
         store.close()
