@@ -5,6 +5,7 @@ from quietdesk.config import Settings
 from quietdesk.conversation import Conversation
 from quietdesk.errors import QuietdeskError
 from quietdesk.reply import Reply
+from quietdesk.scored import score
 from quietdesk.types import (
     Author,
     ContextReport,
@@ -34,4 +35,5 @@ __all__ = [
     "Settings",
     "Transcript",
     "Usage",
+    "score",
 ]

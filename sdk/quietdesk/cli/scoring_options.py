@@ -1,11 +1,10 @@
-"""Options that the scoring verbs have, and the check that what they need is installed."""
+"""Options that the scoring verbs have."""
 
-from importlib.util import find_spec
 from typing import Annotated
 
 import typer
 
-from quietdesk.errors import UsageError
+from quietdesk.scored import need_extra
 
 Metrics = Annotated[
     str,
@@ -23,15 +22,5 @@ Format = Annotated[
 Jobs = Annotated[int, typer.Option("--jobs", "-j", min=0, help="Processes; 0: one per core.")]
 Strict = Annotated[bool, typer.Option("--strict", help="Stop at the first bad record.")]
 DEFAULT = "default"
-NEEDED = ("pyarrow", "msgspec", "sacrebleu", "scipy", "sklearn", "zstandard")
 
-
-def need_extra() -> None:
-    """Check that what scoring needs is installed, without importing it.
-
-    Raises:
-        UsageError: it is not.
-    """
-    for name in NEEDED:
-        if find_spec(name) is None:
-            raise UsageError(f"The package {name!r} is missing: pip install 'quietdesk[score]'.")
+__all__ = ["DEFAULT", "Format", "Jobs", "Metrics", "Slices", "Strict", "need_extra"]

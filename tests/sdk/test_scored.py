@@ -1,0 +1,47 @@
+"""`quietdesk.score`: the door to scoring that costs an import nothing."""
+
+import subprocess
+import sys
+
+import pytest
+
+import quietdesk
+from quietdesk.errors import UnknownNameError, UsageError
+from quietdesk.scoring.scores import score
+from quietdesk.types import Transcript, TranscriptMessage
+
+
+def transcripts() -> list[Transcript]:
+    said = (("customer", "Where is it?"), ("bot", "I do not understand."), ("customer", "Where?"))
+    messages = tuple(TranscriptMessage(author=author, text=text) for author, text in said)
+    return [Transcript(id=str(i), messages=messages, metadata={"n": i % 2}) for i in range(5)]
+
+
+def test_it_is_what_the_scoring_room_finds() -> None:
+    metrics = ["turns", "misunderstandings"]
+    told = quietdesk.score(iter(transcripts()), metrics=metrics, slices=["n"])
+    assert told.to_json() == score(transcripts(), metrics, slices=["n"]).to_json()
+    assert told["turns"].value == 2.0
+    assert told["misunderstandings"].n == 5
+    assert told.rows is not None and told.rows.num_rows == 5
+    assert quietdesk.score(transcripts(), metrics=metrics, keep_rows=False).rows is None
+
+
+def test_unknown_metrics_are_answered_with_the_nearest() -> None:
+    with pytest.raises(UnknownNameError, match="turns"):
+        quietdesk.score(transcripts(), metrics=["turn"])
+
+
+def test_what_is_missing_is_named_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("quietdesk.scored.find_spec", lambda name: None)
+    with pytest.raises(UsageError, match=r"'pyarrow' is missing: pip install 'quietdesk\[score\]'"):
+        quietdesk.score(transcripts())
+
+
+def test_the_name_alone_loads_nothing_of_scoring() -> None:
+    code = (
+        "import sys, quietdesk\nassert callable(quietdesk.score)\n"
+        "heavy = {'pyarrow', 'numpy', 'sacrebleu', 'sklearn', 'scipy'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
