@@ -1,10 +1,12 @@
 """The engine against its peers: ratios in one run, same file, same threads.
 
     python tests/bench/engine.py --peers BUILD [--sizes 1,8,16,32] [--repeat 5] [--model GGUF]
+        [--save FILE]
 
 BUILD is a folder with llama.cpp's own programs in `bin/`; `tests/bench/build_peers` makes it from
 the sources that llama-cpp-python's source distribution carries. Rounds alternate between engines,
-so that a slow minute of the machine hits all of them. The last line printed is one line of JSON.
+so that a slow minute of the machine hits all of them. With --save, rounds are added to those that
+the file has, and medians are over all. The last line printed is one line of JSON.
 """
 
 import argparse
@@ -163,6 +165,7 @@ def main() -> None:
     )
     parser.add_argument("--peers", type=Path)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--peer-model", help="the peers' file, where it is another one")
     parser.add_argument("--sizes", default="1,8,16,32")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--turns", type=int, default=6)
@@ -170,48 +173,67 @@ def main() -> None:
     parser.add_argument("--save", type=Path)
     arguments = parser.parse_args()
     path = find(arguments.model).path
+    peer_path = find(arguments.peer_model).path if arguments.peer_model else path
     threads = machine().cores
     n_ctx = 1280
     only = arguments.only.split(",")
-    results: dict[str, Any] = {}
+    here = {
+        "bench": "engine", "model": path.name, "peer_model": peer_path.name,
+        "cpu": machine().cpu, "cores": threads, "python": platform.python_version(),
+        "turns": arguments.turns,
+    }  # fmt: skip
+    kept = _kept(arguments.save, here)
     for n in map(int, arguments.sizes.split(",")):
         work = bench.Workload(n, n_turns=arguments.turns)
         contenders: dict[str, Any] = {
             "quietdesk": lambda n=n: quietdesk_engine(path, n, n_ctx),
-            "llama-server": lambda n=n: llama_server(arguments.peers, path, n, n_ctx, threads),
-            "llama-lock": lambda: llama_behind_a_lock(path, n_ctx, threads),
+            "llama-server": lambda n=n: llama_server(arguments.peers, peer_path, n, n_ctx, threads),
+            "llama-lock": lambda: llama_behind_a_lock(peer_path, n_ctx, threads),
         }
-        rounds: dict[str, list[bench.LoadReport]] = {}
-        for turn in range(arguments.repeat):
+        rounds = kept.setdefault(str(n), {})
+        for _ in range(arguments.repeat):
             for name, open_it in contenders.items():
-                # Its time is known after one round, and at 32 it is minutes.
-                if name not in only or (name == "llama-lock" and turn > 1):
+                if name not in only:
                     continue
+                SHARES.clear()
                 with open_it() as target:
-                    report = bench.run(work, target)
-                rounds.setdefault(name, []).append(report)
-                print(f"  N={n} {name}: {report.as_dict()}", file=sys.stderr)
-        results[str(n)] = {name: _medians(reports) for name, reports in rounds.items()}
-        if "limit" in only:
-            results[str(n)]["limit"] = {
-                "tokens_per_s": pure_decode(arguments.peers, path, n, 640, threads)
-            }
-        _print_row(n, results[str(n)])
-    answer = {
-        "bench": "engine", "date": date.today().isoformat(), "model": path.name,
-        "cpu": machine().cpu, "cores": threads, "python": platform.python_version(),
-        "commit": _commit(), "outside_decode": round(max(SHARES, default=0.0), 4),
-        "results": results,
+                    figures = bench.run(work, target).as_dict()
+                if SHARES:
+                    figures["outside_decode"] = round(SHARES[0], 4)
+                rounds.setdefault(name, []).append(figures)
+                print(f"  N={n} {name}: {figures}", file=sys.stderr)
+            if "limit" in only:
+                limit = pure_decode(arguments.peers, path, n, 640, threads)
+                rounds.setdefault("limit", []).append({"tokens_per_s": limit})
+        _print_row(n, {name: _medians(figures) for name, figures in rounds.items()})
+    answer = here | {
+        "date": date.today().isoformat(), "commit": _commit(),
+        "medians": {
+            n: {name: _medians(figures) for name, figures in rounds.items()}
+            for n, rounds in kept.items()
+        },
+        "rounds": kept,
     }  # fmt: skip
-    line = json.dumps(answer)
     if arguments.save:
         arguments.save.write_text(json.dumps(answer, indent=1) + "\n")
-    print(line)
+    print(json.dumps({key: value for key, value in answer.items() if key != "rounds"}))
 
 
-def _medians(reports: list[bench.LoadReport]) -> dict[str, float]:
-    rows = [report.as_dict() for report in reports]
-    return {key: statistics.median(row[key] for row in rows) for key in rows[0]}
+def _kept(path: Path | None, here: dict[str, Any]) -> dict[str, dict[str, list[dict[str, float]]]]:
+    """The rounds of earlier calls in a file, by size and contender, where they are comparable."""
+    if path is None or not path.exists():
+        return {}
+    earlier = json.loads(path.read_text())
+    other = [key for key, value in here.items() if earlier.get(key) != value]
+    if other:
+        raise SystemExit(f"{path} is about another {', '.join(other)}; name another file.")
+    rounds: dict[str, dict[str, list[dict[str, float]]]] = earlier["rounds"]
+    return rounds
+
+
+def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
+    medians = {key: statistics.median(row[key] for row in rounds) for key in rounds[0]}
+    return medians | {"rounds": len(rounds)}
 
 
 def _print_row(n: int, row: dict[str, dict[str, float]]) -> None:
