@@ -181,9 +181,31 @@ def open_store(database: str | Path | None, settings: Settings) -> Store:
     """The database that is named, or the settings', or the one in the data folder.
 
     Raises:
+        StoreKeyError: it is encrypted and the key is another or none, or the other way round.
         StoreError: it cannot be used.
     """
     from quietdesk.store.sql import open_store as open_sql
 
+    place = database_place(database, settings)
+    return open_sql(place, database_key(place, settings))
+
+
+def database_place(database: str | Path | None, settings: Settings) -> str:
+    """Path or URL of the database that is named, or the settings', or the data folder's."""
     named = str(database) if database is not None else settings.database
-    return open_sql(named or str(data_folder() / "quietdesk.db"))
+    return named or str(data_folder() / "quietdesk.db")
+
+
+def database_key(place: str, settings: Settings) -> str | None:
+    """The passphrase that the settings give for a database, their own or the keyring's.
+
+    Raises:
+        StoreKeyError: the keyring is asked for and has none.
+    """
+    if key := settings.database_key.get_secret_value():
+        return key
+    if not settings.keyring:
+        return None
+    from quietdesk.store.keys import find_key
+
+    return find_key(place)

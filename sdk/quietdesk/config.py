@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import platformdirs
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 from quietdesk.errors import ConfigError
 
@@ -58,6 +58,10 @@ class Settings(Generation):
     """A model's name in the catalogue, or the path of a GGUF file."""
     database: str = ""
     """Path of an SQLite file or a database URL; empty: `quietdesk.db` in the data folder."""
+    database_key: SecretStr = SecretStr("")
+    """Passphrase of an encrypted database; better in the environment than in a file."""
+    keyring: bool = False
+    """Take the database's passphrase from the system's keyring."""
     system: str = ""
     """System prompt of new conversations; empty: none."""
 

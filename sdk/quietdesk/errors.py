@@ -21,6 +21,7 @@
     │   ├── LogFormatError         its format is not known, or not the one that was named
     │   └── LogRecordError         strict reading met a record that it had to reject
     └── StoreError                 the database cannot be used
+        ├── StoreKeyError          it is encrypted, and the key is missing or another one
         ├── StoreVersionError      it was made by a newer version
         ├── StoreWriteError        read-only, a full disk, locked for too long
         └── StoreUnreachableError  the database's server does not answer
@@ -217,6 +218,10 @@ class ConversationMovedError(ConversationBusyError):
 
 class StoreError(QuietdeskError):
     """The database cannot be used."""
+
+
+class StoreKeyError(StoreError):
+    """The database is encrypted and the key is missing or another one; or it is not encrypted."""
 
 
 class StoreVersionError(StoreError):

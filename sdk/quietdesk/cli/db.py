@@ -1,7 +1,8 @@
 """`quietdesk db`: the database itself, and what it keeps about a customer."""
 
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Protocol
@@ -10,8 +11,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from quietdesk.assistant import database_key, database_place
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
+from quietdesk.config import Settings
 from quietdesk.errors import UsageError
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
@@ -77,6 +80,85 @@ def check(database: options.Database = None) -> None:
 
 
 @app.command()
+def encrypt(
+    keyring: Annotated[
+        bool, typer.Option("--keyring", help="Keep the new key in the system's keyring.")
+    ] = False,
+    database: options.Database = None,
+) -> None:
+    """Encrypt the database, or give an encrypted one another key.
+
+    The new key is QUIETDESK_DATABASE_KEY for a database that is not encrypted yet; else it is
+    asked for, or read as one line from standard input. Whoever loses it has lost the database.
+
+    Example: quietdesk db encrypt --keyring
+    """
+    from quietdesk.store.rekey import change_key, is_encrypted
+    from quietdesk.store.sql import open_sql_store
+
+    settings = options.read_settings(database=database)
+    place = _place(settings)
+    key, new_key = None, ""
+    if is_encrypted(place):
+        key = database_key(place, settings)
+    else:
+        new_key = settings.database_key.get_secret_value()
+    new_key = new_key or _ask_key()
+    count = change_key(place, key, new_key)
+    if keyring:
+        from quietdesk.store.keys import keep_key
+
+        keep_key(place, new_key)
+    typer.echo(f"Encrypted, {count:,} rows.", err=True)
+    with closing(open_sql_store(place, key=new_key)) as store:
+        _name_backups(store, "These backups are in plain words, or under the old key")
+
+
+@app.command()
+def decrypt(yes: Yes = False, database: options.Database = None) -> None:
+    """Write an encrypted database in plain words again.
+
+    Example: quietdesk db decrypt
+    """
+    from quietdesk.store.rekey import change_key
+
+    settings = options.read_settings(database=database)
+    place = _place(settings)
+    key = database_key(place, settings)
+    if key is None:
+        raise UsageError("No key was given. Set QUIETDESK_DATABASE_KEY, or `keyring`.")
+    if not yes:
+        typer.confirm("Write everything in plain words?", abort=True, err=True)
+    typer.echo(f"Decrypted, {change_key(place, key, None):,} rows.", err=True)
+
+
+def _place(settings: Settings) -> str:
+    place = database_place(None, settings)
+    if place == ":memory:":
+        raise UsageError("The settings name a store in memory, which is never written anywhere.")
+    return place
+
+
+def _ask_key() -> str:
+    if sys.stdin.isatty():
+        key = typer.prompt("New key", hide_input=True, confirmation_prompt=True, err=True)
+    else:
+        key = sys.stdin.readline().rstrip("\r\n")
+    if not key:
+        raise UsageError("The new key is empty. Give a passphrase, a long one.")
+    return str(key)
+
+
+def _name_backups(store: object, what: str) -> None:
+    from quietdesk.store.sql import SqlStore
+
+    if isinstance(store, SqlStore) and (there := store.backups()):
+        typer.echo(f"{what}:", err=True)
+        for path, made_at in there:
+            typer.echo(f"  {path}  of {made_at.astimezone():%Y-%m-%d %H:%M}", err=True)
+
+
+@app.command()
 def backup(
     to: Annotated[Path, typer.Argument(help="The new file.")], database: options.Database = None
 ) -> None:
@@ -112,7 +194,8 @@ def export(
 def erase(customer: Customer, yes: Yes = False, database: options.Database = None) -> None:
     """Remove everything that is kept about a customer, for good.
 
-    Backups and exports that were made before are yours to remove. Example: quietdesk db erase c-42
+    It names the backups that still have it; those and exports are yours to remove.
+    Example: quietdesk db erase c-42
     """
     with options.opened(database) as store:
         count = len(store.export_customer(customer)["conversations"])
@@ -121,6 +204,7 @@ def erase(customer: Customer, yes: Yes = False, database: options.Database = Non
         if not yes:
             typer.confirm(f"Remove {count} conversations of {customer!r}?", abort=True, err=True)
         typer.echo(f"Removed {store.erase_customer(customer)} conversations.", err=True)
+        _name_backups(store, "What was removed may still stand in these backups")
 
 
 @app.command()

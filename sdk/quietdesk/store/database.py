@@ -13,7 +13,8 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 
-from quietdesk.errors import StoreError, StoreUnreachableError, StoreWriteError
+from quietdesk.errors import StoreError, StoreKeyError, StoreUnreachableError, StoreWriteError
+from quietdesk.store.schema import POSTGRES_SCHEMA
 
 T = TypeVar("T")
 
@@ -32,6 +33,7 @@ class Database(ABC):
         busy_s: How long a transaction waits for somebody else's lock before it gives up.
         path: The SQLite file; None on a server.
         read_only: Why nothing can be written; empty if it can.
+        proof: Of the key that it is encrypted with; empty if it is not encrypted.
     """
 
     def __init__(
@@ -48,6 +50,8 @@ class Database(ABC):
         self.busy_s = busy_s
         self.path = path
         self.read_only = read_only
+        self.proof = ""
+        self._ask_key = ""
         # SQLite has one writer at a time: its own threads queue here and need not poll its lock.
         self._writing: AbstractContextManager[Any] = threading.Lock() if path else nullcontext()
         self._pid = os.getpid()
@@ -64,6 +68,7 @@ class Database(ABC):
         self._check_process()
         try:
             with self.engine.begin() as connection:
+                self._check_key(connection)
                 yield connection
         except REFUSALS as error:
             raise self.in_words(error) from error
@@ -91,6 +96,7 @@ class Database(ABC):
         def once(again: bool) -> T:
             try:
                 with engine.begin() as connection:
+                    self._check_key(connection)
                     return work(connection, again)
             except REFUSALS as error:
                 raise self.in_words(error) from error
@@ -112,6 +118,33 @@ class Database(ABC):
         # After a fork they are the parent's, and closing them here would end them there.
         self.engine.dispose(close=os.getpid() == self._pid)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether it is encrypted."""
+        return bool(self.proof)
+
+    def keep_key(self, proof: str) -> None:
+        """Refuse every transaction from now on once somebody has changed the key.
+
+        Args:
+            proof: Of the key that is in use here; empty for none.
+        """
+        self.proof = proof
+        self._ask_key = f"SELECT proof FROM {'' if self.path else POSTGRES_SCHEMA + '.'}vault"
+
+    def _check_key(self, connection: Connection) -> None:
+        """Write nothing under an old key, nor in plain words into what was encrypted meanwhile.
+
+        On a server this also holds off whoever changes the key until the transaction ends.
+        """
+        if not self._ask_key:
+            return
+        if (connection.exec_driver_sql(self._ask_key).scalar() or "") != self.proof:
+            raise StoreKeyError(
+                f"The key of the database {self.name} was changed by another process. Open it "
+                "again with the new key."
+            )
+
     def _check_process(self) -> None:
         if os.getpid() != self._pid:
             raise StoreError(
@@ -128,16 +161,23 @@ class Database(ABC):
         """The connection, so that its statements run outside any transaction."""
 
     @abstractmethod
-    def lock(self, connection: Connection) -> None:
-        """Let nobody else change the schema until this transaction ends."""
+    def lock(self, connection: Connection, *, everything: bool = False) -> None:
+        """Let nobody else change the schema until this transaction ends, or do anything at all.
+
+        On SQLite reading goes on all the same, in the state of before.
+        """
 
     @abstractmethod
     def make_room(self, connection: Connection) -> None:
         """Make what the tables stand in."""
 
     @abstractmethod
-    def scrub(self) -> None:
+    def scrub(self, *, entirely: bool = False) -> None:
         """Leave nothing of what was deleted.
+
+        Args:
+            entirely: Also where it keeps everybody out for as long as all that is there takes to
+                be written anew.
 
         Raises:
             StoreWriteError: somebody else reads or writes it; nothing is lost, try again.

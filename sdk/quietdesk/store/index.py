@@ -45,8 +45,9 @@ _OWN_POSTGRES = select(func.unnest(func.tsvector_to_array(search.c.words))).wher
 class SearchIndex:
     """Adds, removes and looks up words, inside the caller's transaction."""
 
-    def __init__(self, *, sqlite: bool) -> None:
+    def __init__(self, *, sqlite: bool, sealed: bool = False) -> None:
         self._sqlite = sqlite
+        self._sealed = sealed  # words would tell what the texts do not
 
     def title(self, connection: Connection, number: int, title: str, *, new: bool = False) -> None:
         """Find a conversation by this title from now on, and by no earlier one."""
@@ -118,6 +119,7 @@ class SearchIndex:
 
     def matching(self, asked: Query) -> list[Select[tuple[int]] | TextualSelect]:
         """For each word that is looked for, the numbers of the conversations that have it."""
+        assert not self._sealed, "an encrypted database has no index"
         patterns = [(word, False) for word in asked.words]
         if asked.beginning:
             patterns.append((asked.beginning, True))
@@ -148,7 +150,7 @@ class SearchIndex:
 
     def _insert(self, connection: Connection, rows: Iterable[tuple[int, int, list[str]]]) -> None:
         filled = [row for row in rows if row[2]]
-        if not filled:
+        if not filled or self._sealed:
             return
         values: list[dict[str, Any]]
         if self._sqlite:

@@ -1,33 +1,39 @@
 """Opening: which database a name means, and its schema made the current one."""
 
+import os
+from base64 import b64decode, b64encode
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from quietdesk.errors import StoreError, StoreVersionError, UsageError
+from quietdesk.errors import StoreError, StoreKeyError, StoreVersionError, UsageError
 from quietdesk.store import schema
 from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
 from quietdesk.store.postgres import open_postgres
 from quietdesk.store.sqlite import open_sqlite
+from quietdesk.store.vault import SALT_BYTES, Vault
 
 
-def open_database(database: str, busy_s: float) -> Database:
+def open_database(database: str, busy_s: float, key: str | None = None) -> Database:
     """Open a database at the current schema; make or upgrade it first if need be.
 
     Args:
         database: A path, or a URL that begins with `sqlite:///` or `postgresql://`.
+        key: The passphrase of an encrypted database; a new database is encrypted with it.
         busy_s: How long a transaction waits for somebody else's lock.
 
     Raises:
         UsageError: a URL of another kind.
         StoreVersionError: it was made by a newer version.
+        StoreKeyError: it is encrypted and the key is another or none, or the other way round.
         StoreError: it cannot be opened, naming it, the cause and what to do.
     """
     opened = _open(_parse(database), busy_s)
     try:
         _prepare(opened)
+        _unlock(opened, key)
     except BaseException:
         opened.close()
         raise
@@ -87,12 +93,60 @@ def _prepare(database: Database) -> None:
     database.write(bring_up_to_date)
 
 
+def _unlock(database: Database, key: str | None) -> None:
+    """Give an encrypted database its vault; encrypt one that is new and given a key.
+
+    Raises:
+        StoreKeyError: it is encrypted and the key is another or none, or the other way round.
+    """
+
+    def look(again: bool) -> tuple[str, str] | None:
+        with database.read() as connection:
+            row = connection.execute(select(schema.vault)).first()
+            return None if row is None else (row.salt, row.proof)
+
+    def encrypt(connection: Connection, again: bool) -> None:
+        database.lock(connection)
+        if connection.execute(select(schema.vault)).first() is not None:
+            return
+        if connection.execute(select(schema.conversation.c.number).limit(1)).first() is not None:
+            raise StoreKeyError(
+                f"A key was given and the database {database.name} is not encrypted. "
+                "`quietdesk db encrypt` encrypts it; or open it without a key."
+            )
+        salt = os.urandom(SALT_BYTES)
+        row = {"salt": b64encode(salt).decode(), "proof": Vault(key or "", salt).proof()}
+        connection.execute(schema.vault.insert(), row)
+
+    found = repeated(look)
+    if found is None and key is None:
+        database.keep_key("")
+        return
+    if key is None:
+        raise StoreKeyError(
+            f"The database {database.name} is encrypted and no key was given. Set "
+            "QUIETDESK_DATABASE_KEY, or put it into the system's keyring and set `keyring`."
+        )
+    if found is None:
+        database.write(encrypt)
+        found = repeated(look)
+        assert found is not None
+    vault = Vault(key, b64decode(found[0]))
+    if not vault.proves(found[1]):
+        raise StoreKeyError(
+            f"The key does not open the database {database.name}, which is encrypted with another."
+        )
+    schema.lock_up(database.engine.dialect, vault)
+    database.keep_key(found[1])
+
+
 def _upgrade(connection: Connection) -> None:
     # Alembic takes longer to import than a current database to open, which is all but always.
     from quietdesk.store.migrations.run import upgrade  # noqa: PLC0415
 
     made = upgrade(connection)
-    if schema.REINDEX.intersection(made):
+    encrypted = connection.execute(select(schema.vault)).first() is not None
+    if schema.REINDEX.intersection(made) and not encrypted:
         SearchIndex(sqlite=connection.dialect.name == "sqlite").rebuild_all(connection)
 
 

@@ -16,6 +16,7 @@ _PASSING = frozenset({"40001", "40P01", "53300"})
 """Conflicts with other transactions, deadlocks, and too many connections: it helps to try again."""
 _UNREACHABLE = frozenset({"08", "28", "3D"})
 """Classes of errors of a connection, a password or a database's name."""
+_TABLES = frozenset({*schema.metadata.tables, *schema.postgres_metadata.tables})
 
 
 class PostgresDatabase(Database):
@@ -54,19 +55,25 @@ class PostgresDatabase(Database):
         """The connection, so that its statements run outside any transaction."""
         return connection.execution_options(isolation_level="AUTOCOMMIT")
 
-    def lock(self, connection: Connection) -> None:
-        """Let nobody else change the schema until this transaction ends."""
+    def lock(self, connection: Connection, *, everything: bool = False) -> None:
+        """Let nobody else change the schema until this transaction ends, or do anything at all."""
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(20855, 1)")
+        if everything:
+            # The key's table first: every other transaction begins with reading it.
+            tables = ("vault", *sorted(_TABLES - {"vault"}))
+            names = ", ".join(f"{schema.POSTGRES_SCHEMA}.{table}" for table in tables)
+            connection.exec_driver_sql(f"LOCK TABLE {names} IN ACCESS EXCLUSIVE MODE")
 
     def make_room(self, connection: Connection) -> None:
         """Make the schema that the tables stand in."""
         connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {schema.POSTGRES_SCHEMA}")
 
-    def scrub(self) -> None:
-        """Free the room of deleted rows, to be written over."""
+    def scrub(self, *, entirely: bool = False) -> None:
+        """Free the room of deleted rows, to be written over; entirely: write new files."""
+        verb = "VACUUM FULL" if entirely else "VACUUM"
         with self.alone() as connection:
-            for table in (*schema.metadata.tables, *schema.postgres_metadata.tables):
-                connection.exec_driver_sql(f"VACUUM {schema.POSTGRES_SCHEMA}.{table}")
+            for table in sorted(_TABLES):
+                connection.exec_driver_sql(f"{verb} {schema.POSTGRES_SCHEMA}.{table}")
 
     def tidy(self) -> None:
         """Leave it to the server, which frees deleted rows in its own time."""

@@ -29,9 +29,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import UserDefinedType
 
-HEAD = "0003"
+from quietdesk.store.vault import Vault
+
+HEAD = "0004"
 """The revision that these tables are; migrations lead here."""
-OLDER = ("0001", "0002")
+OLDER = ("0001", "0002", "0003")
 """Earlier revisions that the migrations know."""
 REINDEX = frozenset({"0002"})
 """Revisions after which the search index has to be made anew."""
@@ -67,6 +69,71 @@ class Plain(TypeDecorator[str]):
         if value is None or "\x10" not in value:
             return value
         return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), value)
+
+
+class Sealed(Plain):
+    """Any Python string, sealed where the database has a vault."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        plain = super().process_bind_param(value, dialect)
+        vault = vault_of(dialect)
+        return plain if vault is None or plain is None else vault.seal(plain)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """From the database."""
+        vault = vault_of(dialect)
+        if vault is not None and value is not None:
+            value = vault.open(value)
+        return super().process_result_value(value, dialect)
+
+
+class SealedEqual(Plain):
+    """Any Python string that is looked up as a whole, sealed where the database has a vault."""
+
+    cache_ok = True
+
+    def process_bind_param(self, value: str | None, dialect: Dialect) -> str | None:
+        """To the database."""
+        plain = super().process_bind_param(value, dialect)
+        vault = vault_of(dialect)
+        return plain if vault is None or plain is None else vault.seal_equal(plain)
+
+    def process_result_value(self, value: Any, dialect: Dialect) -> str | None:
+        """From the database."""
+        vault = vault_of(dialect)
+        if vault is not None and value is not None:
+            value = vault.open_equal(value)
+        return super().process_result_value(value, dialect)
+
+
+class SealedBytes(TypeDecorator[bytes]):
+    """Bytes, sealed where the database has a vault."""
+
+    impl = LargeBinary
+    cache_ok = True
+
+    def process_bind_param(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        """To the database."""
+        vault = vault_of(dialect)
+        return value if vault is None or value is None else vault.seal_bytes(value)
+
+    def process_result_value(self, value: bytes | None, dialect: Dialect) -> bytes | None:
+        """From the database."""
+        vault = vault_of(dialect)
+        return value if vault is None or value is None else vault.open_bytes(bytes(value))
+
+
+def lock_up(dialect: Dialect, vault: Vault | None) -> None:
+    """Seal and open with this vault, or nothing, whatever goes through a dialect from now on."""
+    dialect.quietdesk_vault = vault  # type: ignore[attr-defined]
+
+
+def vault_of(dialect: Dialect) -> Vault | None:
+    """What a dialect seals with; None if the database is not encrypted."""
+    return getattr(dialect, "quietdesk_vault", None)
 
 
 class WordVector(UserDefinedType[str]):
@@ -113,10 +180,10 @@ conversation = Table(
     metadata,
     Column("number", Number, primary_key=True, autoincrement=True),
     Column("id", Id, nullable=False, unique=True),
-    Column("title", Plain, nullable=False),
-    Column("customer", Plain),
-    Column("system", Plain, nullable=False),
-    Column("metadata", Text, nullable=False),
+    Column("title", Sealed, nullable=False),
+    Column("customer", SealedEqual),
+    Column("system", Sealed, nullable=False),
+    Column("metadata", Sealed, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("updated_at", BigInteger, nullable=False),
     Column("deleted_at", BigInteger),
@@ -141,16 +208,16 @@ message = Table(
     Column("depth", Integer, nullable=False),
     Column("id", Id, nullable=False, unique=True),
     Column("author", Text, nullable=False),
-    Column("text", Plain, nullable=False),
+    Column("text", Sealed, nullable=False),
     Column("created_at", BigInteger, nullable=False),
     Column("finish_reason", Text),
     Column("tool_call_id", Plain),
-    Column("tool_calls", Text),
+    Column("tool_calls", Sealed),
     Column("model", Plain),
     Column("pinned", Boolean, nullable=False),
     Column("usage", Text),
-    Column("context", LargeBinary),
-    Column("rest", Text),  # fields of a message that have no column, as JSON
+    Column("context", SealedBytes),
+    Column("rest", Sealed),  # fields of a message that have no column, as JSON
     ForeignKeyConstraint(["conversation", "parent"], ["message.conversation", "message.place"]),
 )
 
@@ -182,8 +249,8 @@ facet = Table(
         ForeignKey("conversation.number", ondelete="CASCADE"),
         primary_key=True,
     ),
-    Column("name", Plain, primary_key=True),
-    Column("value", Plain, primary_key=True),
+    Column("name", SealedEqual, primary_key=True),
+    Column("value", SealedEqual, primary_key=True),
     Index(None, "name", "value", "conversation"),
 )
 
@@ -204,6 +271,22 @@ score = Table(
     Column("fingerprint", Text, nullable=False),
     Index(None, "metric", "value"),
 )
+
+vault = Table(
+    "vault",
+    metadata,
+    Column("salt", Text, primary_key=True),  # in base64
+    Column("proof", Text, nullable=False),
+)
+"""One row if the database is encrypted, else none."""
+
+backup = Table(
+    "backup",
+    metadata,
+    Column("path", SealedEqual, primary_key=True),
+    Column("made_at", BigInteger, nullable=False),
+)
+"""The copies that were made of the database, in which what is erased here still stands."""
 
 postgres_metadata = MetaData()
 

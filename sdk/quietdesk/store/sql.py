@@ -7,6 +7,7 @@ does not tell whether the commit arrived.
 
 import contextlib
 import functools
+import itertools
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -40,10 +41,11 @@ from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, sign_off, sign_on, this_writer
 from quietdesk.store.memory import MemoryStore
 from quietdesk.store.opening import open_database, revision
-from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
+from quietdesk.store.rows import message_columns, micros, moment_of, now, to_info, to_message
 from quietdesk.store.schema import (
     AUTHOR,
     PLACE_BITS,
+    backup,
     conversation,
     facet,
     message,
@@ -60,7 +62,6 @@ from quietdesk.store.statements import (
     FINISH,
     HOLD,
     IDS,
-    INFO,
     INTERRUPT,
     LEAF,
     MESSAGES,
@@ -70,6 +71,7 @@ from quietdesk.store.statements import (
     USED,
     Dialect,
 )
+from quietdesk.store.words import Query, are_in
 from quietdesk.store.words import query as words_of_query
 from quietdesk.types import (
     Author,
@@ -85,6 +87,8 @@ BUSY_S = 10.0
 """How long a transaction waits for somebody else's lock, unless it is told otherwise."""
 _CHUNK = 500
 """Values in one IN list; SQLite of old takes 999."""
+_OPENED = 50
+"""Conversations of an encrypted database that are read through at a time."""
 
 Spot = tuple[int, int]
 """Where a message stands: its conversation's number and its place there."""
@@ -127,8 +131,8 @@ class SqlStore:
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
         sqlite = database.path is not None
-        self._sql = Dialect(sqlite=sqlite)
-        self._index = SearchIndex(sqlite=sqlite)
+        self._sql = Dialect(sqlite=sqlite, sealed=database.sealed)
+        self._index = SearchIndex(sqlite=sqlite, sealed=database.sealed)
         if not database.read_only:
             self._repair()
 
@@ -151,7 +155,9 @@ class SqlStore:
     def conversation(self, conversation_id: str) -> ConversationInfo:
         """One conversation, by its id or by a beginning of it that fits only one."""
         with self._read() as connection:
-            row = connection.execute(INFO.where(conversation.c.id == conversation_id)).first()
+            row = connection.execute(
+                self._sql.info.where(conversation.c.id == conversation_id)
+            ).first()
             if row is not None and row.deleted_at is None:
                 return to_info(row)
             if row is None and conversation_id:
@@ -160,7 +166,7 @@ class SqlStore:
                     conversation.c.id < conversation_id + "\U0010ffff",
                     conversation.c.deleted_at.is_(None),
                 )
-                rows = connection.execute(INFO.where(begins).limit(10)).all()
+                rows = connection.execute(self._sql.info.where(begins).limit(10)).all()
                 if len(rows) == 1:
                     return to_info(rows[0])
                 if rows:
@@ -204,13 +210,44 @@ class SqlStore:
                 facet.c.name == name, facet.c.value == value
             )
             chosen = chosen.where(conversation.c.number.in_(owners))
-        for matching in self._index.matching(words_of_query(query)):
-            chosen = chosen.where(conversation.c.number.in_(matching))
-        chosen = chosen.order_by(*by_use).limit(limit).offset(offset)
-        # The page first: what a list shows of each is read for those on it only.
-        page = INFO.where(conversation.c.number.in_(chosen)).order_by(*by_use)
+        asked = words_of_query(query)
         with self._read() as connection:
+            if asked and self.database.sealed:
+                every = connection.scalars(chosen.order_by(*by_use)).all()
+                fitting = self._read_through(connection, every, asked)
+                numbers = list(itertools.islice(fitting, offset, offset + limit))
+                rows = [
+                    row
+                    for part in _chunks(numbers)
+                    for row in connection.execute(
+                        self._sql.info.where(conversation.c.number.in_(part)).order_by(*by_use)
+                    )
+                ]
+                return [to_info(row) for row in rows]
+            for matching in self._index.matching(asked) if asked else ():
+                chosen = chosen.where(conversation.c.number.in_(matching))
+            chosen = chosen.order_by(*by_use).limit(limit).offset(offset)
+            # The page first: what a list shows of each is read for those on it only.
+            page = self._sql.info.where(conversation.c.number.in_(chosen)).order_by(*by_use)
             return [to_info(row) for row in connection.execute(page)]
+
+    def _read_through(
+        self, connection: Connection, numbers: Sequence[int], asked: Query
+    ) -> Iterator[int]:
+        """Those conversations that have the words, found by opening every text.
+
+        An index of words, even of scrambled ones, would tell a thief which of them are common.
+        """
+        for part in _chunks(numbers, _OPENED):
+            texts: dict[int, list[str]] = {number: [] for number in part}
+            titles = select(conversation.c.number, conversation.c.title)
+            said = select(message.c.conversation, message.c.text)
+            for number, text in (
+                *connection.execute(titles.where(conversation.c.number.in_(part))),
+                *connection.execute(said.where(message.c.conversation.in_(part))),
+            ):
+                texts[number].append(text)
+            yield from (number for number in part if are_in(asked, texts[number]))
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Give it another title."""
@@ -541,7 +578,9 @@ class SqlStore:
         """Everything that is kept about a customer, deleted conversations too, as plain JSON."""
         with self._read() as connection:
             theirs = connection.execute(
-                INFO.where(conversation.c.customer == customer).order_by(conversation.c.number)
+                self._sql.info.where(conversation.c.customer == customer).order_by(
+                    conversation.c.number
+                )
             ).all()
             found = []
             for row in theirs:
@@ -578,7 +617,23 @@ class SqlStore:
             UsageError: the file exists, or it is PostgreSQL.
         """
         self._check_open()
-        self.database.backup(Path(path).expanduser())
+        whole = Path(path).expanduser().absolute()
+        self.database.backup(whole)
+        if self.database.read_only:
+            return  # nobody can be told of it here
+
+        def work(connection: Connection, again: bool) -> None:
+            connection.execute(delete(backup).where(backup.c.path == str(whole)))
+            connection.execute(backup.insert(), {"path": str(whole), "made_at": now()})
+
+        self._write(work)
+
+    @_repeatable
+    def backups(self) -> list[tuple[Path, datetime]]:
+        """The copies that `backup` made and that are still there, each with when, oldest first."""
+        with self._read() as connection:
+            rows = connection.execute(select(backup).order_by(backup.c.made_at)).all()
+        return [(path, moment_of(row.made_at)) for row in rows if (path := Path(row.path)).exists()]
 
     @_repeatable
     def integrity_check(self) -> list[str]:
@@ -600,8 +655,11 @@ class SqlStore:
             ):
                 problems.append(f"Message {row.id!r} has a wrong depth in its tree.")
             for row in connection.execute(
-                INFO.where(
-                    (conversation.c.leaf.is_not(None) & INFO.selected_columns.leaf_place.is_(None))
+                self._sql.info.where(
+                    (
+                        conversation.c.leaf.is_not(None)
+                        & self._sql.info.selected_columns.leaf_place.is_(None)
+                    )
                     | (
                         conversation.c.leaf.is_(None)
                         & exists().where(message.c.conversation == conversation.c.number)
@@ -624,10 +682,12 @@ class SqlStore:
         with self._read() as connection:
             found["engine"], found["size_bytes"] = self.database.version_and_size(connection)
             found["schema"] = revision(connection) or ""
+            found["encrypted"] = "yes" if self.database.sealed else "no"
             for name, counted in (
                 ("conversations", select(func.count()).where(conversation.c.deleted_at.is_(None))),
                 ("deleted", select(func.count()).where(conversation.c.deleted_at.is_not(None))),
                 ("messages", select(func.count()).select_from(message)),
+                ("backups", select(func.count()).select_from(backup)),
                 ("open_replies", select(func.count()).select_from(open_reply)),
             ):
                 found[name] = connection.scalar(counted) or 0
@@ -921,31 +981,34 @@ class SqlStore:
             connection.execute(delete(conversation).where(conversation.c.number.in_(part)))
 
 
-def open_store(database: str) -> Store:
+def open_store(database: str, key: str | None = None) -> Store:
     """Open the store that a setting or an argument names.
 
     Args:
         database: The path of an SQLite file, which is made if it is not there; a URL that begins
             with `sqlite:///` or `postgresql://`; or `:memory:`.
+        key: The passphrase of an encrypted database; a new database is encrypted with it.
 
     Raises:
         UsageError: a URL of another kind.
         StoreVersionError: it was made by a newer version.
+        StoreKeyError: it is encrypted and the key is another or none, or the other way round.
         StoreError: it cannot be opened, naming it, the cause and what to do.
     """
     if database in {":memory:", "sqlite://", "sqlite:///:memory:"}:
         return MemoryStore()
-    return open_sql_store(database)
+    return open_sql_store(database, key=key)
 
 
-def open_sql_store(database: str, *, busy_s: float = BUSY_S) -> SqlStore:
+def open_sql_store(database: str, *, key: str | None = None, busy_s: float = BUSY_S) -> SqlStore:
     """As `open_store`, for a database on disk or a server.
 
     Args:
         database: A path or a URL.
+        key: As of `open_store`.
         busy_s: How long a transaction waits for somebody else's lock before it gives up.
     """
-    opened = open_database(database, busy_s)
+    opened = open_database(database, busy_s, key)
     try:
         return SqlStore(opened)
     except BaseException:
@@ -982,5 +1045,5 @@ def _taken(connection: Connection, ids: ColumnElement[str], wanted: Sequence[str
     return found
 
 
-def _chunks(values: Sequence[_T]) -> list[Sequence[_T]]:
-    return [values[start : start + _CHUNK] for start in range(0, len(values), _CHUNK)]
+def _chunks(values: Sequence[_T], size: int = _CHUNK) -> list[Sequence[_T]]:
+    return [values[start : start + size] for start in range(0, len(values), size)]

@@ -37,13 +37,13 @@ class SqliteDatabase(Database):
         """The connection, so that its statements run outside any transaction."""
         return connection.execution_options(begin="never")
 
-    def lock(self, connection: Connection) -> None:
+    def lock(self, connection: Connection, *, everything: bool = False) -> None:
         """Let nobody else change the schema: a transaction that writes holds the only lock."""
 
     def make_room(self, connection: Connection) -> None:
         """Make what the tables stand in: the file is there."""
 
-    def scrub(self) -> None:
+    def scrub(self, *, entirely: bool = False) -> None:
         """Leave nothing of what was deleted in the file: write it anew, and empty its log."""
         with self.alone() as connection:
             connection.exec_driver_sql("VACUUM")

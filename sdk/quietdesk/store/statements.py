@@ -4,9 +4,12 @@ Parameters are named `of` (a conversation's number), `at` (a place in it), `id` 
 have the names of the columns that they fill.
 """
 
+from typing import Any
+
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Select,
     and_,
     bindparam,
     case,
@@ -20,32 +23,50 @@ from sqlalchemy import (
     update,
 )
 
-from quietdesk.store.schema import POSTGRES_SCHEMA, Plain, conversation, facet, message, open_reply
+from quietdesk.store.schema import (
+    POSTGRES_SCHEMA,
+    Sealed,
+    SealedEqual,
+    conversation,
+    facet,
+    message,
+    open_reply,
+)
 from quietdesk.types import FinishReason
 
 _leaf = message.alias("leaf")
 _above = message.alias("above")
 
-INFO = (
-    select(
-        conversation,
-        _leaf.c.place.label("leaf_place"),
-        _leaf.c.depth,
-        # Escapes may make a text up to five times longer than it is.
-        func.substr(_leaf.c.text, 1, 1000, type_=Plain).label("last_text"),
-        func.substr(_above.c.text, 1, 1000, type_=Plain).label("text_before"),
+
+def _info(last_text: ColumnElement[str], text_before: ColumnElement[str]) -> Select[Any]:
+    return (
+        select(
+            conversation,
+            _leaf.c.place.label("leaf_place"),
+            _leaf.c.depth,
+            last_text.label("last_text"),
+            text_before.label("text_before"),
+        )
+        .outerjoin_from(
+            conversation,
+            _leaf,
+            and_(
+                _leaf.c.conversation == conversation.c.number, _leaf.c.place == conversation.c.leaf
+            ),
+        )
+        .outerjoin(
+            _above,
+            and_(_above.c.conversation == _leaf.c.conversation, _above.c.place == _leaf.c.parent),
+        )
     )
-    .outerjoin_from(
-        conversation,
-        _leaf,
-        and_(_leaf.c.conversation == conversation.c.number, _leaf.c.place == conversation.c.leaf),
-    )
-    .outerjoin(
-        _above,
-        and_(_above.c.conversation == _leaf.c.conversation, _above.c.place == _leaf.c.parent),
-    )
+
+
+# Escapes may make a text up to five times longer than it is.
+_INFO = _info(
+    func.substr(_leaf.c.text, 1, 1000, type_=Sealed),
+    func.substr(_above.c.text, 1, 1000, type_=Sealed),
 )
-"""What a list shows of each conversation, deleted ones too."""
+_SEALED_INFO = _info(_leaf.c.text, _above.c.text)
 
 FIND = select(conversation).where(conversation.c.id == bindparam("id"))
 HOLD = FIND.with_for_update()
@@ -136,9 +157,15 @@ INTERRUPT = update(message).where(AT).values(finish_reason=FinishReason.INTERRUP
 
 
 class Dialect:
-    """The statements that differ between SQLite and PostgreSQL."""
+    """The statements that differ between databases.
 
-    def __init__(self, *, sqlite: bool) -> None:
+    Attributes:
+        info: What a list shows of each conversation, deleted ones too.
+    """
+
+    def __init__(self, *, sqlite: bool, sealed: bool) -> None:
+        # Of a sealed text no beginning can be read.
+        self.info = _SEALED_INFO if sealed else _INFO
         # The database's own clock: machines that share it may disagree about the time.
         self.clock: ColumnElement[int] = (
             cast((func.julianday("now") - 2440587.5) * 86_400_000_000, BigInteger)
@@ -149,7 +176,9 @@ class Dialect:
         self.add_facet = text(
             f"INSERT INTO {table} (conversation, name, value) "
             "VALUES (:conversation, :name, :value) ON CONFLICT DO NOTHING"
-        ).bindparams(bindparam("name", type_=Plain()), bindparam("value", type_=Plain()))
+        ).bindparams(
+            bindparam("name", type_=SealedEqual()), bindparam("value", type_=SealedEqual())
+        )
         self.open_in = (
             select(open_reply, message.c.id, self.clock.label("now"))
             .join_from(open_reply, message)

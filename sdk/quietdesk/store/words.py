@@ -8,6 +8,7 @@ spaces are indexed by single characters and by pairs, so that any part of a sent
 import itertools
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 LONGEST_WORD = 64
@@ -105,6 +106,23 @@ def query(text: str) -> Query:
         whole[MARK + beginning] = None
         beginning = ""
     return Query(tuple(whole)[:MOST_WORDS], beginning)
+
+
+def are_in(asked: Query, texts: Iterable[str]) -> bool:
+    """Whether everything that is looked for stands in one or other of the texts.
+
+    Gives what an index of their words would give, one text after the other and no further than
+    needed.
+    """
+    missing, beginning = set(asked.words), asked.beginning
+    for text in texts:
+        found = words(text)
+        missing.difference_update(found)
+        if beginning and any(word.startswith(beginning) for word in found):
+            beginning = ""
+        if not missing and not beginning:
+            return True
+    return not missing and not beginning
 
 
 def _pieces(text: str) -> list[tuple[str, bool]]:
