@@ -617,8 +617,9 @@ class SqlStore:
             UsageError: the file exists, or it is PostgreSQL.
         """
         self._check_open()
-        whole = Path(path).expanduser().absolute()
-        self.database.backup(whole)
+        named = Path(path).expanduser()
+        self.database.backup(named)
+        whole = named.absolute()
         if self.database.read_only:
             return  # nobody can be told of it here
 
