@@ -419,8 +419,8 @@ def test_every_column_that_holds_words_is_sealed() -> None:
         "version_num", "salt", "proof", "number", "id", "created_at", "updated_at", "deleted_at",
         "leaf", "last_place", "conversation", "place", "parent", "depth", "author",
         "finish_reason", "tool_call_id", "model", "pinned", "usage", "host", "pid", "started",
-        "heartbeat", "earlier_leaf", "earlier_updated_at", "made_at", "metric", "value", "cause", "at",
-        "fingerprint",
+        "heartbeat", "earlier_leaf", "earlier_updated_at", "made_at",
+        "metric", "value", "cause", "at", "fingerprint",
     }  # fmt: skip
 
 

@@ -50,7 +50,7 @@ def micros(moment: datetime) -> int:
     return (tree.aware(moment) - _EPOCH) // timedelta(microseconds=1)
 
 
-def moment_of(micros: int) -> datetime:
+def moment(micros: int) -> datetime:
     """A time that the database holds."""
     return _EPOCH + timedelta(microseconds=micros)
 
@@ -101,7 +101,7 @@ def to_message(
         id=row.id,
         author=Author(row.author),
         text=row.text,
-        created_at=moment_of(row.created_at),
+        created_at=moment(row.created_at),
         parent_id=parent_id,
         finish_reason=FinishReason(finish_reason) if finish_reason else None,
         tool_calls=_TOOL_CALLS.validate_python(json.loads(row.tool_calls or "[]")),
@@ -123,8 +123,8 @@ def to_info(row: Row[Any]) -> ConversationInfo:
         title=row.title,
         customer=row.customer,
         system=row.system,
-        created_at=moment_of(row.created_at),
-        updated_at=moment_of(row.updated_at),
+        created_at=moment(row.created_at),
+        updated_at=moment(row.updated_at),
         message_count=row.depth or 0,
         last_text=(row.last_text or row.text_before or "")[:200],
         metadata=json.loads(row.metadata),

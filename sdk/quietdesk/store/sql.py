@@ -41,7 +41,8 @@ from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, sign_off, sign_on, this_writer
 from quietdesk.store.memory import MemoryStore
 from quietdesk.store.opening import open_database, revision
-from quietdesk.store.rows import message_columns, micros, moment_of, now, to_info, to_message
+from quietdesk.store.rows import message_columns, micros, now, to_info, to_message
+from quietdesk.store.rows import moment as moment_of
 from quietdesk.store.schema import (
     AUTHOR,
     PLACE_BITS,
