@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from quietdesk.engine.batch import Batch
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.sampling import Limits
+from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import (
     ContextError,
     DeadlineError,
@@ -254,6 +254,99 @@ def test_an_unexpected_exception_in_the_runner_is_told_and_survived(opened: Open
     assert first.wait(5)
     assert "MemoryError: no more" in str(first.error)
     assert engine.submit([3, 4], limits=Limits(max_tokens=2)).wait(5)
+
+
+def test_whatever_the_runner_raises_wherever_only_who_is_concerned_ends(opened: Opened) -> None:
+    """Each of its verbs fails once, in the middle of other people's replies."""
+    for verb in ("decode", "remove", "load", "save", "piece", "is_end", "open_sampler"):
+        runner = ScriptedRunner(n_seq=2, n_batch=16)
+        failing: list[str] = []
+
+        def fail(*given: object, verb: str = verb, failing: list[str] = failing) -> None:
+            if not failing:
+                failing.append(verb)
+                raise RuntimeError(f"{verb} is broken")
+
+        engine = opened(runner, parked_bytes=2000)
+        prompts = [[20 + i] * 40 for i in range(6)]
+        for round_ in range(3):
+            if round_ == 1:
+                whole = getattr(runner, verb)
+
+                def broken(*given: object, whole: Callable[..., object] = whole) -> object:
+                    fail()
+                    return whole(*given)
+
+                setattr(runner, verb, broken)
+            streams = [
+                engine.submit([*p, round_ + 3], limits=Limits(max_tokens=6)) for p in prompts
+            ]
+            for stream in streams:
+                assert stream.wait(10), verb
+            failed = [stream for stream in streams if stream.error is not None]
+            assert len(failed) <= (2 if round_ == 1 else 0), verb
+            for stream, prompt in zip(streams, prompts, strict=True):
+                if stream.error is None:
+                    assert stream.text == alone([*prompt, round_ + 3], 6)[0], verb
+                else:
+                    assert isinstance(stream.error, DecodeError)
+                    assert f"{verb} is broken" in str(stream.error)
+        assert failing == [verb]
+
+
+def test_an_engine_that_cannot_go_on_says_why_to_everyone() -> None:
+    runner = ScriptedRunner(n_seq=1, delay_s=0.01)
+    engine = Engine(lambda: runner)
+    streams = [engine.submit([3], limits=FOREVER) for _ in range(3)]
+    wait_until(lambda: engine.metrics().n_running == 1)
+
+    def broken(*given: object) -> bool:
+        raise RuntimeError("gone")
+
+    runner.remove = broken  # type: ignore[method-assign]
+    runner.decode = broken  # type: ignore[method-assign,assignment]
+    for stream in streams:
+        assert stream.wait(5)
+    with pytest.raises(EngineClosedError) as refused:
+        engine.submit([3])
+    assert "gone" in str(refused.value.__cause__)
+    engine.close()
+    assert all("gone" in str(stream.error) for stream in streams)
+    assert runner.closed
+
+
+def test_after_an_unnamed_failure_a_sampler_that_may_be_ahead_is_not_used(opened: Opened) -> None:
+    """A grammar's or a random state cannot be put back; what is greedy has none."""
+    runner = ScriptedRunner(n_seq=3)
+    engine = opened(runner)
+    whole, failed = runner.decode, []
+
+    def decode(batch: Batch) -> list[list[int]]:
+        said = whole(batch)
+        if len(batch.segments) == 3 and not failed:
+            failed.append(batch)
+            raise RuntimeError("after everything was sampled")
+        return said
+
+    runner.decode = decode  # type: ignore[method-assign]
+    limits = Limits(max_tokens=200, ignore_end=True)
+    sampled = engine.submit([5] * 9, sampling=Sampling(temperature=1.0), limits=limits)
+    greedy = [engine.submit([6 + i] * 9, limits=limits) for i in range(2)]
+    for stream in (sampled, *greedy):
+        assert stream.wait(10)
+    assert failed
+    assert isinstance(sampled.error, DecodeError)
+    assert [stream.error for stream in greedy] == [None, None]
+
+
+def test_a_memory_that_cannot_be_trimmed_is_not_given_guesses(opened: Opened) -> None:
+    runner = ScriptedRunner(["a b c d e f a b c d e g a b c d e f"] * 9, n_seq=1, can_trim=False)
+    engine = opened(runner)
+    stream = engine.submit([5] * 40, limits=Limits(max_tokens=30))
+    assert stream.wait(5)
+    assert stream.error is None
+    assert stream.text == "a b c d e f a b c d e g a b c d e f"
+    assert engine.metrics().drafted_tokens == 0
 
 
 def test_the_context_ends_a_reply_that_fills_it(opened: Opened) -> None:

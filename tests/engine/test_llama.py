@@ -1,5 +1,6 @@
 """llama.cpp behind the seam: the bundled model and tiny ones of every kind of memory."""
 
+import resource
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -246,6 +247,54 @@ def test_every_kind_of_memory_answers_a_second_turn_as_a_fresh_run_would(
             alone = fresh.submit([*prompt, *more], limits=limits)
             alone.wait()
         assert second.text == alone.text, kind
+
+
+def test_a_loaded_state_of_a_sliding_window_is_not_cut_back_past_its_window(
+    tiny_models: dict[str, Path],
+) -> None:
+    """llama.cpp's states leave out what has left the window; it would be missing then."""
+    runner = open_runner(tiny_models["gemma3"], n_seq=2)
+    prompt = tuple(5 + i * 7 % 500 for i in range(200))
+    sampler = runner.open_sampler(Sampling(), prompt)
+    runner.decode(Batch(prefill=(Segment(0, 0, prompt, True, 0, sampler),)))
+    assert runner.load(1, runner.save(0))
+    assert not runner.remove(1, 100)
+    assert runner.remove(1, 199)
+    assert runner.remove(1, 0)
+    assert runner.remove(0, 100), "what was evaluated here is all there"
+    runner.close()
+
+
+def test_a_grammar_that_has_ended_goes_on_with_the_end(engine: Engine) -> None:
+    """llama.cpp would end the process if it were asked for more."""
+    stream = engine.submit(
+        ask(engine, "Is Paris in France?"),
+        sampling=Sampling(grammar='root ::= "yes" | "no"'),
+        limits=Limits(max_tokens=8, ignore_end=True),
+    )
+    stream.wait()
+    assert stream.error is None
+    assert stream.text in ("yes", "no")
+    assert stream.usage.completion_tokens == 8
+
+
+def test_a_context_that_memory_does_not_hold_is_an_error_and_a_smaller_one_opens(
+    tiny_models: dict[str, Path],
+) -> None:
+    runner = open_runner(tiny_models["llama"])
+    limits = resource.getrlimit(resource.RLIMIT_AS)
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, limits[1]))
+    try:
+        with pytest.raises(ModelFileError, match="no context could be opened"):
+            open_runner(tiny_models["llama"], n_ctx=2**20, n_seq=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+    another = open_runner(tiny_models["llama"])
+    for whole in (runner, another):
+        sampler = whole.open_sampler(Sampling(), [])
+        assert whole.decode(Batch(prefill=(Segment(0, 0, (9, 9), True, 0, sampler),)))[0]
+        whole.close()
 
 
 def test_gpt2_is_among_the_kinds_that_run(tiny_models: dict[str, Path]) -> None:

@@ -6,6 +6,7 @@ libgomp then no longer spins at barriers, of which a step has a thousand, and st
 take 1.4 times as long.
 """
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -76,6 +77,8 @@ class Engine:
         self._arrived: deque[Sequence] = deque()
         self._queue_limit = queue_limit
         self._closing = False
+        self._failure: BaseException | None = None
+        """Why it ended by itself, if it did."""
         self._in_decode: frozenset[int] = frozenset()
         """Ids of the sequences whose prompt is being read in the decode under way."""
         self._next_id = 0
@@ -144,7 +147,7 @@ class Engine:
         now = self._clock()
         with self._wake:
             if self._closing:
-                raise EngineClosedError
+                raise EngineClosedError from self._failure
             sequence = Sequence(
                 id=self._next_id,
                 tokens=list(prompt),
@@ -215,6 +218,9 @@ class Engine:
 
     def _open(self, open_runner: Callable[[], Runner]) -> Runner:
         runner = self._runner = open_runner()
+        if not runner.can_trim:
+            # A guess that comes false could not be taken out of the memory again.
+            self._n_draft = 0
         self._cache = PrefixCache(
             runner.n_seq, can_trim=runner.can_trim, parked_bytes=self._parked_bytes
         )
@@ -241,15 +247,37 @@ class Engine:
                     while self._arrived:
                         self._scheduler.add(self._arrived.popleft())
                 started = time.perf_counter()
-                self._step()
+                try:
+                    self._step()
+                except Exception as error:
+                    self._fail_running(error)
                 self._busy_s += time.perf_counter() - started
-        finally:
-            with self._wake:
-                self._closing = True
-                rest = [*self._arrived, *self._scheduler.waiting, *self._scheduler.running]
-            for sequence in rest:
-                self._finish(sequence, FinishReason.CANCELLED)
-            self._runner.close()
+        except BaseException as error:
+            self._failure = error
+            self._end(FinishReason.FAILED, _as_engine_error(error))
+        else:
+            self._end(FinishReason.CANCELLED)
+
+    def _end(self, reason: FinishReason, error: EngineError | None = None) -> None:
+        with self._wake:
+            self._closing = True
+            rest = [*self._arrived, *self._scheduler.waiting, *self._scheduler.running]
+        for sequence in rest:
+            # A runner that fails even here is closed next; the stream has ended all the same.
+            with contextlib.suppress(Exception):
+                self._finish(sequence, reason, error)
+        self._runner.close()
+
+    def _fail_running(self, error: Exception) -> None:
+        """End what runs, after a failure that cannot be laid to one request; go on with the rest.
+
+        Raises:
+            Exception: nothing runs, or slots cannot even be emptied; then the engine ends.
+        """
+        if not self._scheduler.running:
+            raise error
+        for sequence in list(self._scheduler.running):
+            self._lose(sequence, error)
 
     def _has_work(self) -> bool:
         return bool(self._scheduler.waiting or self._scheduler.running)
@@ -375,32 +403,39 @@ class Engine:
         now = self._clock()
         alone = len(by_slot) == 1
         for segment, tokens in zip(batch.segments, sampled, strict=True):
-            sequence = by_slot[segment.seq_id]
-            sequence.n_computed = segment.stop - segment.n_draft
-            if not segment.sample:
-                self._note_content(sequence)
-                continue
-            if segment.n_draft:
-                self._counts["drafted_tokens"] += segment.n_draft
-                self._counts["accepted_tokens"] += len(tokens) - 1
-                if sequence.drafter is not None:
-                    right = len(tokens) - 1
-                    sequence.drafter.learn(segment.n_draft, right, len(sequence.tokens) + right)
-                sequence.n_computed += len(tokens) - 1
-                if sequence.n_computed < segment.stop:
-                    self._runner.remove(segment.seq_id, sequence.n_computed)
-            if not sequence.n_generated:
-                sequence.first_token_at = now
-                self._note_content(sequence)
-                if not self._runner.can_trim:
-                    self._checkpoint(sequence)
-            sequence.last_token_at = now
-            self._say(sequence, tokens)
-            sequence.draft = ()
-            if self._n_draft and alone and sequence.state is State.RUNNING:
-                # In a full batch a guess lengthens everybody's step; alone it shortens its own.
-                sequence.drafter = sequence.drafter or Drafter(self._n_draft)
-                sequence.draft = sequence.drafter.guess(sequence.tokens)
+            try:
+                self._deliver_one(segment, by_slot[segment.seq_id], tokens, now, alone=alone)
+            except Exception as error:
+                self._lose(by_slot[segment.seq_id], error)
+
+    def _deliver_one(
+        self, segment: Segment, sequence: Sequence, tokens: list[int], now: float, *, alone: bool
+    ) -> None:
+        sequence.n_computed = segment.stop - segment.n_draft
+        if not segment.sample:
+            self._note_content(sequence)
+            return
+        if segment.n_draft:
+            self._counts["drafted_tokens"] += segment.n_draft
+            self._counts["accepted_tokens"] += len(tokens) - 1
+            if sequence.drafter is not None:
+                right = len(tokens) - 1
+                sequence.drafter.learn(segment.n_draft, right, len(sequence.tokens) + right)
+            sequence.n_computed += len(tokens) - 1
+            if sequence.n_computed < segment.stop:
+                self._runner.remove(segment.seq_id, sequence.n_computed)
+        if not sequence.n_generated:
+            sequence.first_token_at = now
+            self._note_content(sequence)
+            if not self._runner.can_trim:
+                self._checkpoint(sequence)
+        sequence.last_token_at = now
+        self._say(sequence, tokens)
+        sequence.draft = ()
+        if self._n_draft and alone and sequence.state is State.RUNNING:
+            # In a full batch a guess lengthens everybody's step; alone it shortens its own.
+            sequence.drafter = sequence.drafter or Drafter(self._n_draft)
+            sequence.draft = sequence.drafter.guess(sequence.tokens)
 
     def _checkpoint(self, sequence: Sequence) -> None:
         """Park the state at the prompt's end, where the next turn can start again."""
@@ -445,14 +480,25 @@ class Engine:
         rest = sequence.detokenizer.flush()
         if rest:
             sequence.stream.put(rest, 0)
+        sequence.state = State.FINISHED
         self._scheduler.remove(sequence)
         self._leave_slot(sequence)
-        if sequence.sampler >= 0:
-            self._runner.close_sampler(sequence.sampler)
-        sequence.state = State.FINISHED
         kind = {FinishReason.CANCELLED: "cancelled", FinishReason.FAILED: "failed"}
         self._counts[f"requests_{kind.get(reason, 'finished')}"] += 1
-        sequence.stream.end(reason, sequence.usage(), error)
+        try:
+            if sequence.sampler >= 0:
+                self._runner.close_sampler(sequence.sampler)
+        finally:
+            sequence.stream.end(reason, sequence.usage(), error)
+
+    def _lose(self, sequence: Sequence, error: Exception) -> None:
+        """End a request whose slot holds nobody knows what."""
+        sequence.n_computed = 0
+        try:
+            if sequence.slot >= 0:
+                self._runner.remove(sequence.slot, 0)
+        finally:
+            self._finish(sequence, FinishReason.FAILED, _as_engine_error(error))
 
     # When a decode did not come to its end.
 
@@ -460,23 +506,28 @@ class Engine:
         """Put every slot of the batch back to where its segment started."""
         for segment in batch.segments:
             sequence = by_slot[segment.seq_id]
-            sequence.n_computed = self._trim(segment.seq_id, segment.start)
+            try:
+                sequence.n_computed = self._trim(segment.seq_id, segment.start)
+            except Exception as error:
+                self._lose(sequence, error)
+                continue
             sequence.draft = ()
             self._note_content(sequence)
 
     def _isolate(self, batch: Batch, by_slot: dict[int, Sequence], error: Exception) -> None:
         """Find whose fault it was: go back, then evaluate each segment alone."""
         self._go_back(batch, by_slot)
-        if len(batch.segments) == 1:
-            sequence = by_slot[batch.segments[0].seq_id]
-            self._runner.remove(sequence.slot, 0)
-            sequence.n_computed = 0
-            self._finish(sequence, FinishReason.FAILED, _as_engine_error(error))
-            return
         for segment in batch.segments:
             sequence = by_slot[segment.seq_id]
-            if sequence.n_computed != segment.start:
-                continue  # Its memory could not go back; it is read again in the next step.
+            # Only a failure that the runner has named leaves samplers where they were: after
+            # another one a grammar or a random state may be ahead of the text.
+            lost = segment.sample and not sequence.sampling.is_greedy
+            if len(batch.segments) == 1 or (lost and not isinstance(error, DecodeError)):
+                self._lose(sequence, error)
+        for segment in batch.segments if len(batch.segments) > 1 else ():
+            sequence = by_slot[segment.seq_id]
+            if sequence.state is State.FINISHED or sequence.n_computed != segment.start:
+                continue  # Where its memory could not go back it is read again in the next step.
             alone = Batch(prefill=(_without_draft(segment),))
             try:
                 sampled = self._decode(alone)
@@ -493,7 +544,7 @@ def _without_draft(segment: Segment) -> Segment:
     return Segment(segment.seq_id, segment.start, own, segment.sample, 0, segment.sampler)
 
 
-def _as_engine_error(error: Exception) -> EngineError:
+def _as_engine_error(error: BaseException) -> EngineError:
     if isinstance(error, EngineError):
         return error
     return DecodeError(f"The runner failed: {type(error).__name__}: {error}")

@@ -200,6 +200,7 @@ class LlamaRunner:
         self._ends: dict[int, bool] = {}
         self._samplers: dict[int, _Sampler] = {}
         self._next_sampler = 0
+        self._window = llama_cpp.llama_model_n_swa(self._model)
         self.can_trim = not (
             llama_cpp.llama_model_is_recurrent(self._model)
             or llama_cpp.llama_model_is_hybrid(self._model)
@@ -364,6 +365,12 @@ class LlamaRunner:
 
     def remove(self, seq_id: int, start: int) -> bool:
         """Forget positions from start on; see `Runner.remove`."""
+        if start and self._window:
+            # A state holds a sliding window as it was when it was saved, and no more: after
+            # loading it, an earlier position would miss what has left the window since.
+            oldest = llama_cpp.llama_memory_seq_pos_min(self._memory, seq_id)
+            if oldest > max(0, start - self._window + 1):
+                return False
         return bool(llama_cpp.llama_memory_seq_rm(self._memory, seq_id, start, -1))
 
     def save(self, seq_id: int) -> bytes:
@@ -404,7 +411,9 @@ class _Sampler:
 
     def __init__(self, sampling: Sampling, prompt: Seq[int], vocab: Any, n_vocab: int) -> None:
         self._sampling = sampling
-        self._n_vocab = n_vocab
+        self._vocab, self._n_vocab = vocab, n_vocab
+        self._end: int | None = None
+        """The end token, once a grammar has come to its end: it allows nothing after it."""
         self._chain: Any = None
         if sampling.is_greedy:
             return
@@ -434,6 +443,8 @@ class _Sampler:
         """The next token."""
         if self._chain is None:
             return likeliest
+        if self._end is not None:
+            return self._end
         candidates = self._candidates(scores, likeliest)
         data = np.zeros(len(candidates), _TOKEN_DATA)
         data["id"] = candidates
@@ -448,9 +459,15 @@ class _Sampler:
         if self._sampling.grammar:
             llama_cpp.llama_sampler_apply(self._grammar, pointer)
         llama_cpp.llama_sampler_apply(self._chain, pointer)
-        token = int(array.data[array.selected].id)
+        chosen = array.data[array.selected]
+        token = int(chosen.id)
         if self._sampling.grammar:
+            # llama.cpp ends the process when a grammar is told a token that it does not allow.
+            if chosen.logit == -np.inf:
+                raise RuntimeError("the grammar allows no token here")
             llama_cpp.llama_sampler_accept(self._grammar, token)
+            if llama_cpp.llama_vocab_is_eog(self._vocab, token):
+                self._end = token
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
 
