@@ -4,7 +4,8 @@ The one place that opens heavy implementations, and therefore imports them where
 that `import quietdesk` stays quick and loads no native library.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -13,10 +14,11 @@ from typing import Any, Self
 from quietdesk.config import Settings, data_folder
 from quietdesk.conversation import Conversation, Parts, new_id
 from quietdesk.engine.backend import Backend
+from quietdesk.engine.embeddings import Embeddings
 from quietdesk.engine.runner import ModelInfo
 from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
-from quietdesk.types import ConversationInfo
+from quietdesk.types import Author, ConversationInfo, GivenText, Message, ScoredText
 
 
 class Assistant:
@@ -153,6 +155,69 @@ class Assistant:
     def restore(self, conversation_id: str) -> None:
         """Bring a deleted conversation back."""
         self.store.restore(conversation_id)
+
+    def prompt(self, text: str, *, system: str | None = None) -> tuple[int, ...]:
+        """The tokens that the model reads when a customer begins with text.
+
+        Args:
+            text: The customer's words.
+            system: The system prompt; the settings' if None.
+
+        Raises:
+            ContextError: it does not fit into the context.
+        """
+        said = Message(id=new_id("m"), author=Author.CUSTOMER, text=text)
+        system = self.settings.system if system is None else system
+        return tuple(self._parts.window.fit([said], system, 1).tokens)
+
+    def logprobs(self, texts: Iterable[GivenText]) -> list[ScoredText]:
+        """How likely the model finds given texts: log-probabilities of their tokens, in nats.
+
+        Nobody waits for an answer because of it: it takes what time is left, and a tenth of it
+        while there is none. Pairs with the same context, one after the other, have it read once.
+        The same text gets the same figures whatever else is read or answered meanwhile.
+
+        Args:
+            texts: Texts, or pairs of a context and its continuation, of which only the continuation
+                is asked about. A context is text or token ids (`prompt` makes some); what looks
+                like a control token in a text is mere words. Without a context, or with an empty
+                one, the model's begin token stands there, or its end token where it has none.
+                Context and continuation are cut into tokens each by itself.
+
+        Returns:
+            One per text, in order.
+
+        Raises:
+            UsageError: an empty text; a model that runs elsewhere.
+            ContextError: a text that is longer than the context.
+            EngineError: the engine could not finish.
+        """
+        from quietdesk.engine.given import score
+
+        return score(self.engine, texts)
+
+    async def alogprobs(self, texts: Iterable[GivenText]) -> list[ScoredText]:
+        """`logprobs`, in a task."""
+        return await asyncio.to_thread(self.logprobs, texts)
+
+    def embed(self, texts: Iterable[str]) -> Embeddings:
+        """Texts as vectors of length 1, for comparing what they are about.
+
+        The mean of the chat model's last layer over the text's tokens: this needs no other model,
+        and is coarser than a model that was trained for it. It takes its turn as `logprobs` does.
+
+        Raises:
+            UsageError: an empty text; a model that runs elsewhere.
+            ContextError: a text that is longer than the context.
+            EngineError: the engine could not finish.
+        """
+        from quietdesk.engine.given import embed
+
+        return embed(self.engine, texts)
+
+    async def aembed(self, texts: Iterable[str]) -> Embeddings:
+        """`embed`, in a task."""
+        return await asyncio.to_thread(self.embed, texts)
 
     def close(self) -> None:
         """End what is under way, keep what was said, free everything. Safe to call twice."""

@@ -13,6 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from quietdesk.assistant import Assistant, open_store
 from quietdesk.config import Settings
 from quietdesk.engine.batch import Batch, Segment
@@ -79,6 +82,7 @@ class ScriptedRunner:
         self.batches: list[Batch] = []
         """Every batch that was evaluated."""
         self.closed = False
+        self.n_outputs = min(16, n_batch)
         self.evaluated_s = 0.0
         self.info = ModelInfo(
             name="scripted",
@@ -143,6 +147,10 @@ class ScriptedRunner:
 
     def decode(self, batch: Batch) -> list[list[int]]:
         """Check positions, remember tokens, say what comes next."""
+        self._take_time(batch)
+        return [self._evaluate(segment) for segment in batch.segments]
+
+    def _take_time(self, batch: Batch) -> None:
         if self._fails is not None and self._fails(batch):
             raise DecodeError("The scripted runner was told to fail.")
         n_prompt = sum(len(segment.tokens) for segment in batch.prefill)
@@ -151,7 +159,35 @@ class ScriptedRunner:
             self._abort.clear()
             raise AbortedError
         self.batches.append(batch)
-        return [self._evaluate(segment) for segment in batch.segments]
+
+    def score(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Log-probabilities that depend on the target and on everything before it."""
+        self._take_time(batch)
+        answer = []
+        for segment in batch.segments:
+            self._evaluate(segment)
+            if sum(len(each.targets) for each in batch.segments) > self.n_outputs:
+                raise AssertionError("more rows are asked for than there is room for")
+            told = [
+                -(_mix([*self.memory[segment.seq_id][: stop + 1], target]) % 20_000) / 1000
+                for stop, target in enumerate(segment.targets, segment.stop - len(segment.targets))
+            ]
+            answer.append(np.array(told, np.float32))
+        return answer
+
+    def hidden(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Eight numbers for each row that depend on it and on everything before it."""
+        self._take_time(batch)
+        if batch.n_rows > self.n_outputs:
+            raise AssertionError("more rows are asked for than there is room for")
+        answer = []
+        for segment in batch.segments:
+            self._evaluate(segment)
+            memory = self.memory[segment.seq_id]
+            seeds = [_mix(memory[: at + 1]) for at in range(segment.start, segment.stop)]
+            rows = [[(seed >> shift) % 251 / 125 - 1 for shift in range(8)] for seed in seeds]
+            answer.append(np.array(rows, np.float32).reshape(-1, 8))
+        return answer
 
     def _evaluate(self, segment: Segment) -> list[int]:
         memory = self.memory[segment.seq_id]
@@ -173,9 +209,7 @@ class ScriptedRunner:
         script = self._samplers[sampler]
         if script is not None:
             return script.pop(0) if script else END
-        mixed = 17
-        for token in tokens:
-            mixed = (mixed * 1_000_003 + token) % 2_147_483_647
+        mixed = _mix(tokens)
         if mixed % 40 == 0:
             return END
         return len(SPECIAL) + mixed % N_BABBLE
@@ -205,6 +239,13 @@ class ScriptedRunner:
     def close(self) -> None:
         """Note that it was closed."""
         self.closed = True
+
+
+def _mix(tokens: Sequence[int]) -> int:
+    mixed = 17
+    for token in tokens:
+        mixed = (mixed * 1_000_003 + token) % 2_147_483_647
+    return mixed
 
 
 def scripted_assistant(

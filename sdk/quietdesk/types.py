@@ -4,6 +4,8 @@ Frozen Pydantic models, equal by value, each with a JSON schema. They know nothi
 the engine or of the screen.
 """
 
+import math
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
@@ -160,6 +162,31 @@ class Delta(Frozen):
     text: str
     tokens: int = 1
     """Generated tokens that this piece took."""
+
+
+GivenText = str | tuple[str | Sequence[int], str]
+"""A text, or a context, as text or as token ids, with what goes on from it."""
+
+
+class ScoredText(Frozen):
+    """How likely the model finds a given text, token by token."""
+
+    tokens: tuple[int, ...]
+    """The ids of the text's tokens, without what stood before it."""
+    pieces: tuple[str, ...]
+    """Their texts; a character of several tokens stands with the last of them."""
+    logprobs: tuple[float, ...]
+    """Natural logarithm of each token's probability after everything before it, at most 0."""
+
+    @property
+    def logprob(self) -> float:
+        """Of the whole text: the sum, in nats."""
+        return math.fsum(self.logprobs)
+
+    @property
+    def perplexity(self) -> float:
+        """By how many equally likely tokens it was surprised: exp of minus the mean, at least 1."""
+        return math.exp(-self.logprob / len(self.logprobs))
 
 
 def _now() -> datetime:

@@ -18,6 +18,8 @@ class Segment:
     """How many of the last tokens are guesses to be verified; only with `sample`."""
     sampler: int = -1
     """The runner's sampler; only with `sample`."""
+    targets: tuple[int, ...] = ()
+    """What follows each of the last rows: tokens whose log-probabilities are asked for."""
 
     @property
     def stop(self) -> int:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 
 import numpy as np
 
@@ -22,7 +22,8 @@ from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
 from quietdesk.engine.metrics import EngineMetrics
-from quietdesk.engine.prefix_cache import Parked, PrefixCache, Tokens
+from quietdesk.engine.prefix_cache import WORTH_KEEPING, Parked, PrefixCache, Tokens
+from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.scheduler import Admission, Scheduler
@@ -38,6 +39,11 @@ from quietdesk.errors import (
     UsageError,
 )
 from quietdesk.types import FinishReason
+
+T = TypeVar("T")
+
+READING_SHARE = 0.1
+"""Of the time, what texts that are only read may take while somebody waits for an answer."""
 
 
 class Engine:
@@ -81,6 +87,10 @@ class Engine:
         """Why it ended by itself, if it did."""
         self._in_decode: frozenset[int] = frozenset()
         """Ids of the sequences whose prompt is being read in the decode under way."""
+        self._gives_way = False
+        """Whether the decode under way reads on the side, and stops when somebody asks."""
+        self._reading_debt_s = 0.0
+        """How long answers have to be worked on before there is time for reading again."""
         self._next_id = 0
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
         self._busy_s = 0.0
@@ -115,6 +125,10 @@ class Engine:
         """Token ids of text; see `Runner.tokenize`."""
         return self._runner.tokenize(text, special=special, begin=begin)
 
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token; see `Runner.piece`."""
+        return self._runner.piece(token)
+
     def submit(
         self,
         prompt: Seq[int],
@@ -143,6 +157,76 @@ class Engine:
             raise UsageError("A prompt needs at least one token; this one has none.")
         if len(prompt) >= self._runner.n_ctx:
             raise ContextError("The prompt", len(prompt), self._runner.n_ctx - 1)
+        return self._accept(prompt, sampling, limits, priority, deadline_s)
+
+    def read_logprobs(
+        self,
+        tokens: Seq[int],
+        start: int,
+        *,
+        priority: int = READING_PRIORITY,
+        deadline_s: float | None = None,
+    ) -> ReadingResult:
+        """How likely the model finds given tokens, each after all those before it.
+
+        It takes its turn behind everybody who waits for an answer. What stands before `start` is
+        evaluated once for readings that have it in common, one after the other.
+
+        Args:
+            tokens: What is read, at most as much as the context holds.
+            start: Position of the first token that is asked about, from 1.
+            priority: Higher goes first.
+            deadline_s: Seconds from now until it has to be finished.
+
+        Raises:
+            UsageError: nothing is asked about, or there is nothing before it.
+            ContextError: it is longer than the context.
+            QueueFullError: too many requests wait; nothing was started.
+            EngineClosedError: the engine is closed.
+        """
+        if not 1 <= start < len(tokens):
+            raise UsageError(
+                f"The first token asked about is number {start} of {len(tokens)}: at least one has "
+                "to stand before it, and it has to be there."
+            )
+        return self._read(tokens, Reading.of_logprobs(len(tokens), start), priority, deadline_s)
+
+    def read_hidden(
+        self,
+        tokens: Seq[int],
+        *,
+        priority: int = READING_PRIORITY,
+        deadline_s: float | None = None,
+    ) -> ReadingResult:
+        """What the model's last layer makes of given tokens, their mean; see `read_logprobs`.
+
+        Raises:
+            UsageError: there are no tokens.
+            ContextError: it is longer than the context.
+            QueueFullError: too many requests wait; nothing was started.
+            EngineClosedError: the engine is closed.
+        """
+        if not tokens:
+            raise UsageError("A text needs at least one token; this one has none.")
+        return self._read(tokens, Reading.of_hidden(len(tokens)), priority, deadline_s)
+
+    def _read(
+        self, tokens: Seq[int], reading: Reading, priority: int, deadline_s: float | None
+    ) -> ReadingResult:
+        if len(tokens) > self._runner.n_ctx:
+            raise ContextError("The text", len(tokens), self._runner.n_ctx)
+        stream = self._accept(tokens, None, None, priority, deadline_s, reading)
+        return ReadingResult(stream, reading)
+
+    def _accept(
+        self,
+        prompt: Seq[int],
+        sampling: Sampling | None,
+        limits: Limits | None,
+        priority: int,
+        deadline_s: float | None,
+        reading: Reading | None = None,
+    ) -> Stream:
         limits = limits or Limits()
         now = self._clock()
         with self._wake:
@@ -160,6 +244,7 @@ class Engine:
                 priority=priority,
                 deadline_at=None if deadline_s is None else now + deadline_s,
                 deadline_s=deadline_s or 0.0,
+                reading=reading,
             )
             if len(self._arrived) + len(self._scheduler.waiting) >= self._queue_limit:
                 raise QueueFullError(self._queue_limit)
@@ -167,6 +252,9 @@ class Engine:
             self._arrived.append(sequence)
             self._counts["requests_total"] += 1
             self._wake.notify()
+            gives_way = self._gives_way and reading is None
+        if gives_way:
+            self._runner.abort()
         return sequence.stream
 
     def metrics(self) -> EngineMetrics:
@@ -293,8 +381,21 @@ class Engine:
             self._start(admission, now)
         batch = self._scheduler.batch()
         if not batch.segments:
+            self._reading_debt_s = 0.0
+            self._read_on(gives_way=True)
             return
-        by_slot = {sequence.slot: sequence for sequence in self._scheduler.running}
+        started = self._clock()
+        self._answer(batch)
+        if self._scheduler.reading is not None:
+            self._reading_debt_s -= self._clock() - started
+            if self._reading_debt_s <= 0.0:
+                started = self._clock()
+                self._read_on(gives_way=False)
+                taken = self._clock() - started
+                self._reading_debt_s = taken * (1.0 / READING_SHARE - 1.0)
+
+    def _answer(self, batch: Batch) -> None:
+        by_slot = {sequence.slot: sequence for sequence in self._scheduler.answering}
         reading = frozenset(by_slot[segment.seq_id].id for segment in batch.prefill)
         with self._wake:
             if self._closing or any(by_slot[s.seq_id].cancelled for s in batch.prefill):
@@ -314,8 +415,11 @@ class Engine:
         self._deliver(batch, by_slot, sampled)
 
     def _decode(self, batch: Batch) -> list[list[int]]:
+        return self._counted(self._runner.decode, batch)
+
+    def _counted(self, evaluate: Callable[[Batch], list[T]], batch: Batch) -> list[T]:
         try:
-            return self._runner.decode(batch)
+            return evaluate(batch)
         finally:
             self._counts["steps"] += 1
             self._counts["evaluated_tokens"] += batch.n_rows
@@ -341,13 +445,15 @@ class Engine:
         sequence, placement = admission.sequence, admission.placement
         slot = self._cache.slots[placement.slot]
         self._cache.take(slot.id)
-        held = 0
+        length = placement.length
+        if sequence.reading is not None:
+            length = sequence.reading.resumes_at(length, self._runner.n_outputs)
         if placement.park:
             self._cache.park(slot.tokens, self._runner.save(slot.id))
         if placement.source is None:
-            held = self._trim(slot.id, placement.length)
+            held = self._trim(slot.id, length)
         else:
-            held = self._bring(placement.source, slot.id, placement.length)
+            held = self._bring(placement.source, slot.id, length)
         sequence.n_computed = held
         self._note_content(sequence)
         if sequence.started_at is None:
@@ -355,7 +461,7 @@ class Engine:
             sequence.n_cached = held
             self._counts["prompt_tokens"] += sequence.n_prompt
             self._counts["cached_tokens"] += held
-        if sequence.sampler < 0:
+        if sequence.sampler < 0 and sequence.reading is None:
             prompt = sequence.tokens[: sequence.n_prompt]
             sequence.sampler = self._runner.open_sampler(sequence.sampling, prompt)
 
@@ -389,8 +495,11 @@ class Engine:
     def _leave_slot(self, sequence: Sequence) -> None:
         if sequence.slot < 0:
             return
-        content: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
-        self._cache.release(sequence.slot, content)
+        if sequence.reading is not None:
+            self._leave_beginning(sequence, sequence.reading)
+        else:
+            content: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
+            self._cache.release(sequence.slot, content)
         sequence.slot = -1
         sequence.n_computed = 0
         sequence.draft = ()
@@ -500,6 +609,56 @@ class Engine:
         finally:
             self._finish(sequence, FinishReason.FAILED, _as_engine_error(error))
 
+    # Texts that are only read.
+
+    def _read_on(self, *, gives_way: bool) -> None:
+        """Evaluate the next rows of the text that is only read, if there is one.
+
+        Args:
+            gives_way: Whether it stops when somebody asks for an answer meanwhile.
+        """
+        batch = self._scheduler.reading_batch(self._runner.n_outputs)
+        sequence = self._scheduler.reading
+        if sequence is None or sequence.reading is None:
+            return
+        with self._wake:
+            if self._closing or sequence.cancelled:
+                return
+            if gives_way and any(other.reading is None for other in self._arrived):
+                return
+            self._in_decode = frozenset((sequence.id,))
+            self._gives_way = gives_way
+        try:
+            hidden = sequence.reading.hidden
+            (output,) = self._counted(self._runner.hidden if hidden else self._runner.score, batch)
+        except AbortedError:
+            self._go_back(batch, {sequence.slot: sequence})
+        except Exception as error:
+            self._go_back(batch, {sequence.slot: sequence})
+            self._finish(sequence, FinishReason.FAILED, _as_engine_error(error))
+        else:
+            (segment,) = batch.prefill
+            sequence.reading.add(segment, output)
+            sequence.n_computed = segment.stop
+            self._note_content(sequence)
+            if segment.stop == sequence.reading.stop:
+                self._finish(sequence, FinishReason.STOP)
+        finally:
+            with self._wake:
+                self._in_decode = frozenset()
+                self._gives_way = False
+
+    def _leave_beginning(self, sequence: Sequence, reading: Reading) -> None:
+        """Leave only what stood before the rows asked for: other readings may begin with it."""
+        length = min(sequence.n_computed, 0 if reading.hidden else reading.first + 1)
+        if length < WORTH_KEEPING and sequence.n_computed:
+            length = 0
+        held = self._trim(sequence.slot, length) if self._runner.can_trim else sequence.n_computed
+        content: Tokens = np.array(sequence.tokens[:held], np.int32)
+        self._cache.release(sequence.slot, content, passing=True)
+        if sequence.n_computed < reading.stop:
+            reading.start_over()
+
     # When a decode did not come to its end.
 
     def _go_back(self, batch: Batch, by_slot: dict[int, Sequence]) -> None:
@@ -511,6 +670,8 @@ class Engine:
             except Exception as error:
                 self._lose(sequence, error)
                 continue
+            if sequence.reading is not None and not sequence.n_computed:
+                sequence.reading.start_over()
             sequence.draft = ()
             self._note_content(sequence)
 

@@ -29,6 +29,13 @@ from quietdesk_models.gguf import Header, read_model
 
 SPARE_OUTPUTS = 16
 """Rows with scores beyond one per sequence: the drafted tokens of a lone sequence."""
+SCORED_ROWS = 32
+"""Rows of a step that only reads a text: on a CPU as fast as longer steps, and soon over."""
+SCORED_ROWS_GPU = 256
+SCORED_BYTES = 32 * 2**20
+"""Memory for these scores, at most."""
+NARROW_ROWS = 8
+"""Rows whose probabilities are summed at once, so that temporary arrays fit a processor's cache."""
 CANDIDATE_MARGIN = 16.0
 """Logits further below the best than this hold e^-16 of its probability each; see `_candidates`."""
 
@@ -149,12 +156,18 @@ class LlamaRunner:
         params.n_ctx = plan.n_ctx * plan.n_seq
         params.n_seq_max = plan.n_seq
         params.n_batch = params.n_ubatch = max(plan.n_batch, plan.n_seq)
-        self._max_outputs = plan.n_seq + SPARE_OUTPUTS
+        n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
+        on_gpu = plan.n_gpu_layers and llama_cpp.llama_supports_gpu_offload()
+        rows = min(SCORED_ROWS_GPU if on_gpu else SCORED_ROWS, params.n_batch)
+        self.n_outputs = min(rows, max(1, SCORED_BYTES // (4 * n_vocab)))
+        self._max_outputs = max(plan.n_seq + SPARE_OUTPUTS, self.n_outputs)
         params.n_outputs_max = min(self._max_outputs, params.n_batch)
         params.n_threads = params.n_threads_batch = plan.n_threads
         params.type_k = params.type_v = _KV_TYPES[plan.kv_type]
         params.flash_attn_type = _FLASH[plan.flash_attention]
         params.kv_unified = False
+        # Hidden states are asked for by token, and pooled here: a text may take several steps.
+        params.pooling_type = llama_cpp.LLAMA_POOLING_TYPE_NONE
         # A sliding window that forgets cannot go back to an earlier turn; keep it all.
         params.swa_full = True
         params.no_perf = True
@@ -300,6 +313,44 @@ class LlamaRunner:
 
     def decode(self, batch: Batch) -> list[list[int]]:
         """Evaluate and sample; see `Runner.decode`."""
+        order = self._evaluate(batch)
+        return self._sample(batch.segments, order)
+
+    def score(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """Log-probabilities of the segments' targets; see `Runner.score`."""
+        order = self._evaluate(batch)
+        segments = batch.segments
+        answer: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(segments)
+        asked = [token for i in order for token in segments[i].targets]
+        told = log_softmax_at(self._scores(len(asked)), np.array(asked, np.int64))
+        at = 0
+        for i in order:
+            n = len(segments[i].targets)
+            answer[i] = told[at : at + n]
+            at += n
+        return answer
+
+    def hidden(self, batch: Batch) -> list[NDArray[np.float32]]:
+        """The last layer's states; see `Runner.hidden`."""
+        segments = batch.segments
+        llama_cpp.llama_set_embeddings(self._ctx, True)
+        try:
+            order = self._evaluate(batch)
+            pointer = llama_cpp.llama_get_embeddings(self._ctx)
+        finally:
+            llama_cpp.llama_set_embeddings(self._ctx, False)
+        width = llama_cpp.llama_model_n_embd_out(self._model)
+        states = np.ctypeslib.as_array(pointer, (batch.n_rows, width))
+        answer: list[NDArray[np.float32]] = [np.empty(0, np.float32)] * len(segments)
+        at = 0
+        for i in order:
+            n = len(segments[i].tokens)
+            answer[i] = states[at : at + n].copy()
+            at += n
+        return answer
+
+    def _evaluate(self, batch: Batch) -> list[int]:
+        """Evaluate every row; the order in which the segments' rows lie."""
         segments = batch.segments
         # Ascending sequence numbers: what lies side by side is evaluated in one pass.
         order = sorted(range(len(segments)), key=lambda i: segments[i].seq_id)
@@ -318,7 +369,7 @@ class LlamaRunner:
         if code:
             meaning = {1: "no room in the KV cache", -1: "an invalid batch"}
             raise DecodeError(f"llama_decode returned {code}: {meaning.get(code, _Log.reason())}.")
-        return self._sample(segments, order)
+        return order
 
     def _govern(self, wall_s: float, cpu_s: float) -> None:
         before = self._governor.n_threads
@@ -336,6 +387,8 @@ class LlamaRunner:
         self._wanted[at:end] = 0
         if segment.sample:
             self._wanted[end - 1 - segment.n_draft : end] = 1
+        if segment.targets:
+            self._wanted[end - len(segment.targets) : end] = 1
         return end
 
     def _sample(self, segments: Seq[Segment], order: Iterable[int]) -> list[list[int]]:
@@ -344,10 +397,7 @@ class LlamaRunner:
         n_rows = sum(1 + segments[i].n_draft for i in asking)
         if not n_rows:
             return answer
-        pointer = llama_cpp.llama_get_logits(self._ctx)
-        address = ctypes.addressof(pointer.contents)
-        flat = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
-        scores = np.frombuffer(flat, np.float32).reshape(n_rows, self._n_vocab)
+        scores = self._scores(n_rows)
         likeliest = scores.argmax(axis=1).tolist()
         row = 0
         for i in asking:
@@ -362,6 +412,15 @@ class LlamaRunner:
                     break
             row += segment.n_draft + 1 - len(answer[i])
         return answer
+
+    def _scores(self, n_rows: int) -> NDArray[np.float32]:
+        """The scores of the last evaluation, shape (n_rows, n_vocab): valid until the next one."""
+        if not n_rows:
+            return np.empty((0, self._n_vocab), np.float32)
+        pointer = llama_cpp.llama_get_logits(self._ctx)
+        address = ctypes.addressof(pointer.contents)
+        flat = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
+        return np.frombuffer(flat, np.float32).reshape(n_rows, self._n_vocab)
 
     def remove(self, seq_id: int, start: int) -> bool:
         """Forget positions from start on; see `Runner.remove`."""
@@ -404,6 +463,23 @@ class LlamaRunner:
         if self._model:
             llama_cpp.llama_model_free(self._model)
             self._model = None
+
+
+def log_softmax_at(scores: NDArray[np.float32], targets: NDArray[np.int64]) -> NDArray[np.float32]:
+    """The logarithm of the probability that each row's scores give to its target, in nats.
+
+    Args:
+        scores: Shape (n, n_vocab).
+        targets: Shape (n,), a token's id each.
+    """
+    answer = np.empty(len(targets), np.float32)
+    for at in range(0, len(targets), NARROW_ROWS):
+        rows = scores[at : at + NARROW_ROWS]
+        own = rows[np.arange(len(rows)), targets[at : at + NARROW_ROWS]]
+        highest = rows.max(axis=1, keepdims=True)
+        total = np.exp(rows - highest).sum(axis=1, dtype=np.float64)
+        answer[at : at + NARROW_ROWS] = own - highest[:, 0] - np.log(total)
+    return answer
 
 
 class _Sampler:

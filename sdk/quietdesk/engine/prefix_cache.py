@@ -36,6 +36,8 @@ class Slot:
     busy: bool = False
     used_at: int = 0
     """The cache's clock when it was last taken or released."""
+    passing: bool = False
+    """Whether its content is only read, so that nobody comes back to it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -95,6 +97,20 @@ class PrefixCache:
         contents: list[Slot | Parked] = [*self.slots, *self._parked.values()]
         return max(self._reach(content.tokens, prompt) for content in contents)
 
+    def place_reading(self, text: Tokens) -> Placement | None:
+        """The place for a text that is only read; None while every slot is busy.
+
+        It builds on nothing but what was only read too.
+        """
+        idle = [slot for slot in self.slots if not slot.busy]
+        if not idle:
+            return None
+        target = max(idle, key=lambda slot: slot.passing and self._reach(slot.tokens, text) + 1)
+        if target.passing:
+            return Placement(target.id, False, None, self._reach(target.tokens, text))
+        target = self._victim(idle)
+        return Placement(target.id, self._worth_parking(target), None, 0)
+
     def place(self, prompt: Tokens) -> Placement | None:
         """The best place for a prompt; None while every slot is busy.
 
@@ -105,7 +121,7 @@ class PrefixCache:
             return None
         own = max(idle, key=lambda slot: (self._reach(slot.tokens, prompt), -slot.id))
         reach = self._reach(own.tokens, prompt)
-        if reach and len(own.tokens) - reach <= WORTH_KEEPING:
+        if reach and (own.passing or len(own.tokens) - reach <= WORTH_KEEPING):
             return Placement(own.id, park=False, source=None, length=reach)
 
         best_slot = max(self.slots, key=lambda slot: self._reach(slot.tokens, prompt))
@@ -124,15 +140,23 @@ class PrefixCache:
         return Placement(target.id, park=self._worth_parking(target), source=source, length=length)
 
     def _victim(self, idle: list[Slot]) -> Slot:
-        """An empty slot, the first one; else the idle slot unused for longest.
+        """An empty slot, the first one, or one that was only read; else the one unused for longest.
 
         Low numbers first keeps the busy slots side by side: llama.cpp evaluates a run of
         neighbouring sequences at once, and each gap costs another pass over the weights.
         """
-        return min(idle, key=lambda slot: (len(slot.tokens) > 0, slot.used_at, slot.id))
+        return min(
+            idle,
+            key=lambda slot: (
+                len(slot.tokens) > 0 and not slot.passing,
+                len(slot.tokens) > 0,
+                slot.used_at,
+                slot.id,
+            ),
+        )
 
     def _worth_parking(self, slot: Slot) -> bool:
-        if len(slot.tokens) < WORTH_KEEPING or not self._limit:
+        if slot.passing or len(slot.tokens) < WORTH_KEEPING or not self._limit:
             return False
         covered = max(
             (common_prefix(parked.tokens, slot.tokens) for parked in self._parked.values()),
@@ -150,18 +174,19 @@ class PrefixCache:
         """Mark a slot as busy."""
         self._clock += 1
         slot = self.slots[slot_id]
-        slot.busy = True
+        slot.busy, slot.passing = True, False
         slot.used_at = self._clock
 
     def hold(self, slot_id: int, tokens: Tokens) -> None:
         """Record what a slot holds now."""
         self.slots[slot_id].tokens = tokens
 
-    def release(self, slot_id: int, tokens: Tokens) -> None:
-        """Mark a slot as idle, holding these tokens."""
+    def release(self, slot_id: int, tokens: Tokens, *, passing: bool = False) -> None:
+        """Mark a slot as idle, holding these tokens, which were only read if passing."""
         self._clock += 1
         slot = self.slots[slot_id]
         slot.busy = False
+        slot.passing = passing
         slot.tokens = tokens
         slot.used_at = self._clock
 

@@ -7,10 +7,14 @@ any thread may call.
 
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from quietdesk.engine.batch import Batch
 from quietdesk.engine.sampling import Sampling
+
+if TYPE_CHECKING:  # Naming the seam must not cost the import of numpy.
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,8 @@ class Runner(Protocol):
     """Tokens that each sequence can hold."""
     n_batch: int
     """Rows that one batch can have."""
+    n_outputs: int
+    """Rows of one `score` or `hidden`."""
     evaluated_s: float
     """Seconds spent in evaluation itself so far; the rest of `decode` is overhead."""
     can_trim: bool
@@ -99,6 +105,26 @@ class Runner(Protocol):
         Raises:
             AbortedError: `abort` was called; positions from each segment's start on are unknown.
             DecodeError: the model could not evaluate it; the same is true of the positions.
+        """
+        ...
+
+    def score(self, batch: Batch) -> "list[NDArray[np.float32]]":
+        """Evaluate every row; the log-probabilities of each segment's targets, in nats.
+
+        Returns:
+            One array per segment, as long as its `targets`.
+
+        Raises:
+            AbortedError: as `decode`.
+            DecodeError: as `decode`.
+        """
+        ...
+
+    def hidden(self, batch: Batch) -> "list[NDArray[np.float32]]":
+        """Evaluate every row; what the model's last layer makes of it.
+
+        Returns:
+            One array per segment, shape (rows, n_embd). Raises as `score`.
         """
         ...
 

@@ -6,6 +6,8 @@ Waiting requests go by priority, then by order of arrival; waiting lifts a reque
 every `aging_s`, so that nothing waits for ever behind higher priorities: whoever has waited
 `(p - q) * aging_s` longer goes before everyone of priority p, where q is its own.
 
+Texts that are only read come after everybody else, one at a time and in steps of their own.
+
 A batch has one row for every generating sequence, then prompt chunks in the room left. Of that room
 the oldest prompt gets at least a quarter, so that it always moves; the rest goes to the prompts
 with the least left to read, so that a short question does not wait behind a long document.
@@ -108,13 +110,30 @@ class Scheduler:
         if not self.waiting or not self._cache.free_slots():
             return None
         for sequence in sorted(self.waiting, key=lambda sequence: self._rank(sequence, now)):
-            if not self._being_read(sequence):
+            if sequence.reading is not None:
+                if self.reading is None:
+                    return self.admit(sequence)
+            elif not self._being_read(sequence):
                 return self.admit(sequence)
         return None
 
+    @property
+    def reading(self) -> Sequence | None:
+        """The running one that is only read, if there is any."""
+        return next((sequence for sequence in self.running if sequence.reading is not None), None)
+
+    @property
+    def answering(self) -> list[Sequence]:
+        """The running ones that somebody waits for an answer of."""
+        return [sequence for sequence in self.running if sequence.reading is None]
+
     def admit(self, sequence: Sequence) -> Admission | None:
         """Give a waiting request a slot; None while every slot is busy."""
-        placement = self._cache.place(np.array(sequence.tokens, np.int32))
+        wanted: Tokens = np.array(sequence.wanted, np.int32)
+        if sequence.reading is None:
+            placement = self._cache.place(wanted)
+        else:
+            placement = self._cache.place_reading(wanted)
         if placement is None:
             return None
         self.waiting.remove(sequence)
@@ -133,8 +152,8 @@ class Scheduler:
         tokens: Tokens = np.array(sequence.tokens, np.int32)
         available: int | None = None
         for other in self.running:
-            if other.n_computed >= other.n_prompt:
-                continue
+            if other.n_computed >= other.n_prompt or other.reading is not None:
+                continue  # Nobody who has asked waits for what is read on the side.
             shared = common_prefix(np.array(other.tokens[: other.n_prompt], np.int32), tokens)
             if shared <= other.n_computed:
                 continue
@@ -146,8 +165,9 @@ class Scheduler:
 
     def batch(self) -> Batch:
         """What the next step evaluates; empty when nothing runs."""
-        decoding = [sequence for sequence in self.running if sequence.is_decoding]
-        prefilling = [sequence for sequence in self.running if not sequence.is_decoding]
+        answering = self.answering
+        decoding = [sequence for sequence in answering if sequence.is_decoding]
+        prefilling = [sequence for sequence in answering if not sequence.is_decoding]
         # Drafts give way before anybody's own row does.
         room = self._n_batch - len(decoding)
         decode = []
@@ -167,6 +187,15 @@ class Scheduler:
         if decoding:
             room = min(room, self._n_prefill)
         return Batch(tuple(decode), tuple(self._chunks(prefilling, room)))
+
+    def reading_batch(self, n_rows: int) -> Batch:
+        """What the next step for a text that is only read evaluates; empty when there is none."""
+        sequence = self.reading
+        if sequence is None or sequence.reading is None:
+            return Batch()
+        done = sequence.n_computed
+        chunk = sequence.reading.segment(sequence.slot, sequence.tokens, done, n_rows)
+        return Batch(prefill=(chunk,))
 
     def _chunks(self, prefilling: list[Sequence], room: int) -> Iterable[Segment]:
         if not prefilling or room <= 0:

@@ -5,6 +5,7 @@ from enum import StrEnum
 
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
+from quietdesk.engine.reading import Reading
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream
 from quietdesk.types import Usage
@@ -54,6 +55,8 @@ class Sequence:
     last_token_at: float | None = None
     draft: tuple[int, ...] = ()
     """Guesses at the next tokens, to be verified in the next step."""
+    reading: Reading | None = None
+    """What is asked of it, where it is only read."""
     drafter: Drafter | None = None
     """Makes the guesses, from the first time that the sequence is alone."""
 
@@ -61,6 +64,11 @@ class Sequence:
     def n_generated(self) -> int:
         """Tokens said so far."""
         return len(self.tokens) - self.n_prompt
+
+    @property
+    def wanted(self) -> list[int]:
+        """The tokens of which a cache may hold a beginning, all but the last one of them."""
+        return self.tokens if self.reading is None else self.tokens[: self.reading.n_done + 1]
 
     @property
     def n_todo(self) -> int:
