@@ -12,10 +12,11 @@ from types import TracebackType
 from typing import Any, Self
 
 from quietdesk.config import Settings, data_folder
-from quietdesk.conversation import Conversation, Parts, new_id
+from quietdesk.conversation import Conversation, Parts, PromptWindow, new_id
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.embeddings import Embeddings
 from quietdesk.engine.runner import ModelInfo
+from quietdesk.replay import Replay, replay
 from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
 from quietdesk.types import Author, ConversationInfo, GivenText, Message, ScoredText
@@ -32,27 +33,10 @@ class Assistant:
             store: Closed with the assistant.
             settings: In force.
         """
-        from quietdesk.prompt.template import ChatTemplate
-        from quietdesk.prompt.window import Window
-
         self.engine = engine
         self.store = store
         self.settings = settings
-        info = engine.model
-        template = ChatTemplate(
-            info.chat_template,
-            bos_token=info.bos_token,
-            eos_token=info.eos_token,
-            special_tokens=info.special_tokens,
-        )
-        window = Window(
-            template,
-            engine.tokenize,
-            n_ctx=engine.n_ctx,
-            policy=settings.overflow,
-            special_tokens=info.special_tokens,
-            max_piece_bytes=info.max_piece_bytes,
-        )
+        window = self._window(engine.n_ctx, settings.overflow)
         self._recorder = Recorder(store)
         self._parts = Parts(settings, store, engine, self._recorder, window)
         self._closed = False
@@ -95,6 +79,26 @@ class Assistant:
             engine.close()
             store.close()
             raise
+
+    def _window(self, n_ctx: int, policy: str) -> PromptWindow:
+        from quietdesk.prompt.template import ChatTemplate
+        from quietdesk.prompt.window import Window
+
+        info = self.engine.model
+        template = ChatTemplate(
+            info.chat_template,
+            bos_token=info.bos_token,
+            eos_token=info.eos_token,
+            special_tokens=info.special_tokens,
+        )
+        return Window(
+            template,
+            self.engine.tokenize,
+            n_ctx=n_ctx,
+            policy=policy,
+            special_tokens=info.special_tokens,
+            max_piece_bytes=info.max_piece_bytes,
+        )
 
     @property
     def model(self) -> ModelInfo:
@@ -143,6 +147,20 @@ class Assistant:
     ) -> list[ConversationInfo]:
         """Conversations, the last used first; see `Store.conversations`."""
         return self.store.conversations(query, customer=customer, limit=limit, offset=offset)
+
+    def replay(self, reply_id: str) -> Replay:
+        """Make a reply that was kept again, and compare; nothing of it is kept.
+
+        Args:
+            reply_id: Its id, or a beginning that fits only one.
+
+        Raises:
+            UnknownNameError: there is no such message, with the nearest ids.
+            UsageError: it is no model's reply, or was kept without how it was made.
+            ContextError: its prompt does not fit into this model's context.
+            EngineError: the engine could not make it.
+        """
+        return replay(self.store, self.engine, self._window, reply_id)
 
     def rename(self, conversation_id: str, title: str) -> None:
         """Give a conversation another title."""

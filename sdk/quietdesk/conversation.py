@@ -15,7 +15,14 @@ from pydantic import ValidationError
 from quietdesk.config import Generation, Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.sampling import Limits, Sampling
-from quietdesk.errors import EmptyMessageError, QuietdeskError, UnknownNameError, UsageError
+from quietdesk.errors import (
+    ConversationMovedError,
+    EmptyMessageError,
+    QuietdeskError,
+    UnknownNameError,
+    UsageError,
+)
+from quietdesk.recipe import recipe_of
 from quietdesk.reply import Recorder, Reply
 from quietdesk.store.base import ROOT, Store
 from quietdesk.types import (
@@ -29,6 +36,8 @@ from quietdesk.types import (
 
 TITLE_LENGTH = 60
 """Characters of the first message that become the title."""
+_CHANCES = 5
+"""How often a turn is prepared again when something else was said meanwhile."""
 
 
 class ReplyOptions(TypedDict, total=False):
@@ -80,7 +89,6 @@ class PromptWindow(Protocol):
         system: str,
         max_tokens: int,
         *,
-        previous: ContextReport | None = None,
         continues: bool = False,
     ) -> FittedPrompt:
         """The prompt for these messages; see `Window.fit`."""
@@ -113,7 +121,6 @@ class Conversation:
         """Made by `Assistant.start` and `Assistant.resume`."""
         self.id = conversation_id
         self._parts = parts
-        self._latest: Reply | None = None
 
     @property
     def info(self) -> ConversationInfo:
@@ -140,7 +147,8 @@ class Conversation:
         Raises:
             EmptyMessageError: there is nothing in it; nothing was kept.
             ContextError: it cannot fit into the context; nothing was kept.
-            ConversationBusyError: a reply is still being written here; nothing was kept.
+            ConversationBusyError: a reply is still being written here, or others say something
+                all the time; nothing was kept.
             QueueFullError: too many requests wait; nothing was kept.
             EngineError: the engine could not finish; what was said is kept.
             StoreError: the database refused it.
@@ -157,7 +165,20 @@ class Conversation:
 
     def astream(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
         """A reply that begins when a task iterates it: `async for delta in c.astream(...)`."""
-        return Reply(new_id("m"), lambda reply: self._turn(reply, (self._words(text),), options))
+        return Reply(new_id("m"), lambda reply: self._answer(reply, self._words(text), options))
+
+    def _answer(self, reply: Reply, said: Message, options: ReplyOptions) -> None:
+        for chance in range(_CHANCES, 0, -1):
+            self._parts.recorder.make_way(self.id)
+            history = self._parts.store.messages(self.id, reports=False)
+            try:
+                self._turn(reply, (said,), options, history, _leaf(history))
+            except ConversationMovedError:
+                # Somebody else's words came between: they belong into what the model sees.
+                if chance == 1:
+                    raise
+            else:
+                return
 
     def regenerate(self, **options: Unpack[ReplyOptions]) -> Reply:
         """Another version of the last reply, beside it; streams.
@@ -173,11 +194,12 @@ class Conversation:
 
     def _again(self, reply: Reply, options: ReplyOptions) -> None:
         history = self.messages
+        leaf = _leaf(history)
         while history and history[-1].author is not Author.CUSTOMER:
             history.pop()
         if not history:
             raise UsageError(f"Nothing was said in conversation {self.id!r} yet.")
-        self._turn(reply, (), options, history)
+        self._turn(reply, (), options, history, leaf)
 
     def edit(self, message_id: str, text: str, **options: Unpack[ReplyOptions]) -> Reply:
         """Say something else in the place of an earlier message; the old branch stays.
@@ -203,7 +225,7 @@ class Conversation:
             raise UnknownNameError("message", message_id, ids)
         at = ids.index(message_id)
         said = self._words(text, parent_id=ids[at - 1] if at else ROOT)
-        self._turn(reply, (said,), options, history[:at])
+        self._turn(reply, (said,), options, history[:at], _leaf(history))
 
     def proceed(self, **options: Unpack[ReplyOptions]) -> Reply:
         """Go on with the last reply where it was cut; the longer version stands beside it.
@@ -221,12 +243,13 @@ class Conversation:
 
     def _go_on(self, reply: Reply, options: ReplyOptions) -> None:
         history = self.messages
+        leaf = _leaf(history)
         cut = history.pop() if history else None
         if cut is None or cut.author is not Author.BOT or not history:
             raise UsageError(f"There is no reply to go on with in conversation {self.id!r}.")
         if cut.finish_reason is FinishReason.STOP:
             raise UsageError("The last reply was not cut: the model had ended it itself.")
-        self._turn(reply, (), options, history, cut)
+        self._turn(reply, (), options, history, leaf, cut)
 
     def fork(self, message_id: str | None = None) -> "Conversation":
         """A new conversation that begins with a copy of this one.
@@ -301,7 +324,8 @@ class Conversation:
         reply: Reply,
         said: tuple[Message, ...],
         options: ReplyOptions,
-        history: Sequence[Message] | None = None,
+        history: Sequence[Message],
+        after: str,
         begun: Message | None = None,
     ) -> None:
         """Fit, commit, submit.
@@ -310,24 +334,25 @@ class Conversation:
             reply: To be opened.
             said: What is new.
             options: The caller's.
-            history: What it goes on from; the active branch if None.
+            history: What it goes on from.
+            after: The active leaf that the caller saw, `ROOT` for none.
             begun: The cut reply that is gone on with.
+
+        Raises:
+            ConversationMovedError: another leaf is active meanwhile; nothing was kept.
         """
         parts = self._parts
         parts.recorder.make_way(self.id)
         generation = _generation(parts.settings, options)
         info = self.info
-        if history is None:
-            history = parts.store.messages(self.id, reports=False)
-        latest = self._latest
         fitted = parts.window.fit(
             [*history, *said, *((begun,) if begun else ())],
             info.system,
             generation.max_tokens,
-            previous=latest.context if latest and latest.id == _last_reply(history) else None,
             continues=begun is not None,
         )
         sampling = _sampling(generation)
+        limits = Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ())))
         draft = Message(
             id=reply.id,
             author=Author.BOT,
@@ -336,13 +361,20 @@ class Conversation:
             parent_id=(said or history)[-1].id,
             model=parts.engine.model.name,
             context=fitted.report,
+            recipe=recipe_of(
+                parts.engine.model,
+                fitted.tokens,
+                sampling,
+                limits,
+                continues=begun.id if begun else "",
+            ),
         )
-        parts.store.begin_turn(self.id, said, draft)
+        parts.store.begin_turn(self.id, said, draft, after=after)
         try:
             stream = parts.engine.submit(
                 fitted.tokens,
                 sampling=sampling,
-                limits=Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ()))),
+                limits=limits,
                 priority=options.get("priority", 0),
                 deadline_s=options.get("deadline_s"),
             )
@@ -350,15 +382,14 @@ class Conversation:
             parts.store.undo_turn(draft.id, tuple(message.id for message in said))
             raise
         reply.opened(draft, fitted.report, stream)
-        self._latest = reply
         parts.recorder.record(self.id, reply)
         if said and not info.title:
             parts.store.rename(self.id, _title(said[0].text))
 
 
-def _last_reply(history: Sequence[Message]) -> str | None:
-    """The id of the newest reply, whose report tells where the window stood."""
-    return next((m.id for m in reversed(history) if m.author is Author.BOT), None)
+def _leaf(history: Sequence[Message]) -> str:
+    """The active leaf of a branch, as `begin_turn` takes it."""
+    return history[-1].id if history else ROOT
 
 
 def new_id(kind: str) -> str:

@@ -16,7 +16,7 @@ from typing import Self
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import ConversationBusyError, QuietdeskError, UsageError
 from quietdesk.store.base import Store
-from quietdesk.types import ContextReport, Delta, FinishReason, Message, Usage
+from quietdesk.types import ContextReport, Delta, FinishReason, Message, Recipe, Usage
 
 CHECKPOINT_S = 1.0
 """Least time between two checkpoints of a reply."""
@@ -110,8 +110,15 @@ class Reply:
                 "finish_reason": self.finish_reason,
                 "usage": self.usage if done else None,
                 "context": self.context,
+                "recipe": self._recipe(done),
             }
         )
+
+    def _recipe(self, done: bool) -> Recipe | None:
+        recipe = self._open[0].recipe
+        if recipe is None or not done:
+            return recipe
+        return recipe.model_copy(update={"tokens": tuple(self.stream.tokens)})
 
     def cancel(self) -> None:
         """Stop soon; what was said is kept. From any thread; no effect after the end."""

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, JsonValue
 
 
 class Frozen(BaseModel):
@@ -189,6 +189,31 @@ class ScoredText(Frozen):
         return math.exp(-self.logprob / len(self.logprobs))
 
 
+class Recipe(Frozen):
+    """How a reply was made: with the conversation before it, enough to make it again."""
+
+    engine: str
+    """What evaluated the model, with its version."""
+    model_fingerprint: str
+    """Changes with the weights."""
+    template_sha256: str
+    """Of the chat template's source; empty where the model carries none."""
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+    """How the model was run: context, KV cache, threads, what the processor can do."""
+    sampling: dict[str, JsonValue] = Field(default_factory=dict)
+    """How tokens were chosen, the seed among it; what is left out was neutral."""
+    max_tokens: int
+    stop: tuple[str, ...] = ()
+    """Strings that ended it."""
+    prompt_tokens: int
+    prompt_sha256: str
+    """Of the prompt's token ids, four bytes each, the lowest first."""
+    continues: str = ""
+    """Id of the cut reply that it goes on with; empty: none."""
+    tokens: tuple[int, ...] = ()
+    """Ids that were generated, the end marker's included; empty until it is finished."""
+
+
 def _now() -> datetime:
     return datetime.now(UTC)
 
@@ -215,6 +240,8 @@ class Message(Frozen):
     """Of a bot's message: the model's name."""
     pinned: bool = False
     """Never evicted from the context."""
+    recipe: Recipe | None = None
+    """Of a bot's message: how it was made."""
 
 
 class ConversationInfo(Frozen):

@@ -5,14 +5,17 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import quietdesk
+from quietdesk.conversation import new_id
 from quietdesk.engine.engine import Engine
 from quietdesk.errors import (
     ContextError,
     ConversationBusyError,
+    ConversationMovedError,
     EmptyMessageError,
     QueueFullError,
     StoreWriteError,
@@ -350,3 +353,56 @@ def test_an_earlier_version_can_be_made_the_active_one(assistant: quietdesk.Assi
     conversation.select(first.id)
     assert conversation.messages[-1].id == leaf.id
     assert len(conversation.messages) == 4
+
+
+def interrupted_once(
+    assistant: quietdesk.Assistant, conversation: quietdesk.Conversation, times: int = 1
+) -> None:
+    """Have somebody else say something each time a prompt was made, before it is kept."""
+    window = conversation._parts.window
+    left = [times]
+
+    class Slow:
+        def fit(self, *args: Any, **options: Any) -> Any:
+            fitted = window.fit(*args, **options)
+            if left[0]:
+                left[0] -= 1
+                said = f"Meanwhile {left[0]}."
+                message = quietdesk.Message(id=new_id("m"), author=Author.HUMAN, text=said)
+                assistant.store.add(conversation.id, message)
+            return fitted
+
+    conversation._parts.window = Slow()
+
+
+def test_what_another_process_says_meanwhile_is_part_of_what_the_model_sees(
+    assistant: quietdesk.Assistant,
+) -> None:
+    conversation = assistant.start()
+    interrupted_once(assistant, conversation, 2)
+    reply = conversation.send("Do you ship?")
+    messages = conversation.messages
+    assert [m.text for m in messages[:3]] == ["Meanwhile 1.", "Meanwhile 0.", "Do you ship?"]
+    seen = [item.id for item in reply.context.items if item.kind == "message"]
+    assert seen == [m.id for m in messages[:3]]
+    assert len(assistant.store.tree(conversation.id)) == 4
+
+
+def test_another_version_of_what_is_no_longer_the_last_reply_is_refused(
+    assistant: quietdesk.Assistant,
+) -> None:
+    conversation = assistant.start()
+    conversation.send("Do you ship?")
+    interrupted_once(assistant, conversation)
+    with pytest.raises(ConversationMovedError, match="meanwhile"):
+        conversation.regenerate()
+    assert [m.author for m in conversation.messages][-1] is Author.HUMAN
+    assert len(assistant.store.tree(conversation.id)) == 3
+
+
+def test_who_is_always_interrupted_is_told(assistant: quietdesk.Assistant) -> None:
+    conversation = assistant.start()
+    interrupted_once(assistant, conversation, 100)
+    with pytest.raises(ConversationMovedError):
+        conversation.send("Do you ship?")
+    assert Author.CUSTOMER not in {m.author for m in assistant.store.tree(conversation.id)}

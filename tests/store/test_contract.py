@@ -436,7 +436,8 @@ def test_a_message_is_read_back_whole(store: Store) -> None:
     store.add("c1", full.model_copy(update={"id": "r2", "parent_id": "r1"}))
     assert store.messages("c1")[2] == full.model_copy(update={"id": "r2", "parent_id": "r1"})
     bare = store.messages("c1", reports=False)
-    assert [m.context for m in bare] == [None, None, None]
+    # The next prompt begins where the newest one did.
+    assert [m.context for m in bare] == [None, None, full.context]
     assert bare[2].usage == full.usage
 
 
@@ -868,3 +869,22 @@ def test_what_is_older_than_its_time_to_live_is_removed(store: Store) -> None:
     assert store.purge_older_than(START + timedelta(minutes=2)) == 2
     assert ids(store.conversations()) == ["c3", "c2"]
     assert store.purge_older_than(START.replace(tzinfo=None) + timedelta(minutes=2)) == 0
+
+
+def test_a_message_is_found_by_its_id_alone(store: Store) -> None:
+    for name in ("c1", "c2"):
+        store.create(conversation(name))
+        store.add(name, question(f"m-{name}-first"))
+        store.add(name, question(f"m-{name}-second"))
+    assert store.find_message("m-c2-first") == ("c2", store.messages("c2")[0])
+    assert store.find_message("m-c1-s")[1].id == "m-c1-second"
+    with pytest.raises(UnknownNameError, match="Several begin with 'm-c1'") as several:
+        store.find_message("m-c1")
+    assert set(several.value.nearest) == {"m-c1-first", "m-c1-second"}
+    for name in ("m-c1-fist", ""):
+        with pytest.raises(UnknownNameError) as unknown:
+            store.find_message(name)
+        assert ("m-c1-first" in unknown.value.nearest) == bool(name)
+    store.delete("c1")
+    with pytest.raises(UnknownNameError):
+        store.find_message("m-c1-first")

@@ -23,6 +23,7 @@ from quietdesk.cli import (
     gate,
     models,
     options,
+    replay,
     score,
     sessions,
 )
@@ -43,6 +44,7 @@ app = typer.Typer(
 )
 app.command("chat")(chat.chat)
 app.command("ask")(ask.ask)
+app.command("replay")(replay.replay)
 app.add_typer(sessions.app, name="sessions")
 app.add_typer(db.app, name="db")
 app.add_typer(models.app, name="models")

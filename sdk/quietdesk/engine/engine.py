@@ -238,7 +238,11 @@ class Engine:
                 n_prompt=len(prompt),
                 sampling=sampling or Sampling(),
                 limits=limits,
-                stream=Stream(lambda: self._cancel(sequence), lambda: sequence.usage()),
+                stream=Stream(
+                    lambda: self._cancel(sequence),
+                    lambda: sequence.usage(),
+                    lambda: sequence.tokens[sequence.n_prompt :],
+                ),
                 detokenizer=Detokenizer(limits.stop),
                 submitted_at=now,
                 priority=priority,

@@ -118,7 +118,7 @@ class LlamaRunner:
             self._memory = llama_cpp.llama_get_memory(self._ctx)
             self._set_up()
             self._warm_up()
-            self.info = self._read_info(path, header, name)
+            self.info = self._read_info(path, header, name, plan)
         except BaseException:
             self.close()
             raise
@@ -226,7 +226,7 @@ class LlamaRunner:
         llama_cpp.llama_decode(self._ctx, self._batch)
         llama_cpp.llama_memory_clear(self._memory, False)
 
-    def _read_info(self, path: Path, header: Header, name: str) -> ModelInfo:
+    def _read_info(self, path: Path, header: Header, name: str, plan: DevicePlan) -> ModelInfo:
         vocab = self._vocab
         control = (
             llama_cpp.LLAMA_TOKEN_ATTR_CONTROL
@@ -258,6 +258,18 @@ class LlamaRunner:
             special_tokens=tuple(special),
             max_piece_bytes=longest,
             fingerprint=header.fingerprint,
+            engine=f"llama-cpp-python {llama_cpp.__version__}, llama.cpp {_version()}",
+            options=(
+                ("quantisation", header.quantisation),
+                ("n_ctx", plan.n_ctx),
+                ("n_seq", plan.n_seq),
+                ("n_batch", plan.n_batch),
+                ("n_threads", plan.n_threads),
+                ("n_gpu_layers", plan.n_gpu_layers),
+                ("kv_type", plan.kv_type),
+                ("flash_attention", plan.flash_attention),
+                ("processor", _processor()),
+            ),
         )
 
     def _token_text(self, token: int) -> str:
@@ -480,6 +492,19 @@ def log_softmax_at(scores: NDArray[np.float32], targets: NDArray[np.int64]) -> N
         total = np.exp(rows - highest).sum(axis=1, dtype=np.float64)
         answer[at : at + NARROW_ROWS] = own - highest[:, 0] - np.log(total)
     return answer
+
+
+def _version() -> str:
+    """The library's own version; older ones do not tell it."""
+    tell = getattr(llama_cpp, "llama_version", None)
+    return tell().decode("utf-8", "replace") if tell else "of unknown version"
+
+
+def _processor() -> str:
+    """What llama.cpp was built for and finds here; another processor computes other last bits."""
+    told = llama_cpp.llama_print_system_info().decode("utf-8", "replace")
+    parts = (part.strip().rpartition(":")[2].strip() for part in told.split("|"))
+    return " ".join(part.removesuffix(" = 1") for part in parts if part.endswith(" = 1"))
 
 
 class _Sampler:

@@ -45,6 +45,10 @@ class ModelInfo:
     """Bytes of the longest token at most: a text of n bytes has at least n / this tokens."""
     fingerprint: str
     """Changes with the weights: a digest of the file's metadata and tensor table."""
+    engine: str = ""
+    """What evaluates it, with its version; empty where that is not known."""
+    options: tuple[tuple[str, int | str], ...] = ()
+    """How it is run, as far as a reply may depend on it: name and value."""
 
 
 class Runner(Protocol):

@@ -6,7 +6,7 @@ when nobody reads: the pieces stay until the stream is dropped.
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from quietdesk.errors import EngineError
 from quietdesk.types import Delta, FinishReason, Usage
@@ -15,15 +15,22 @@ from quietdesk.types import Delta, FinishReason, Usage
 class Stream:
     """The pieces of one reply, and how it ended."""
 
-    def __init__(self, cancel: Callable[[], None], usage: Callable[[], Usage] = Usage) -> None:
+    def __init__(
+        self,
+        cancel: Callable[[], None],
+        usage: Callable[[], Usage] = Usage,
+        tokens: Callable[[], Sequence[int]] = tuple,
+    ) -> None:
         """An empty stream.
 
         Args:
             cancel: Called when a reader cancels; from any thread, more than once.
             usage: Tells what it cost so far, until it has ended; from any thread.
+            tokens: Tells the ids generated so far; from any thread.
         """
         self._cancel = cancel
         self._usage_so_far = usage
+        self._tokens = tokens
         self._changed = threading.Condition()
         self._pieces: list[tuple[str, int]] = []
         self._waiting_tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -78,6 +85,11 @@ class Stream:
     def usage(self) -> Usage:
         """What it cost so far."""
         return self._usage or self._usage_so_far()
+
+    @property
+    def tokens(self) -> Sequence[int]:
+        """Ids generated so far, the end marker's included; none where they are not known."""
+        return self._tokens()
 
     @property
     def text(self) -> str:

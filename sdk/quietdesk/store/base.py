@@ -94,7 +94,18 @@ class Store(Protocol):
         """The way from the root to a leaf, the active one if None, root first.
 
         A reply whose writer is dead comes back as interrupted. Without `reports` the messages'
-        `context` is None: in a long conversation the reports are most of what there is to read.
+        `context` and `recipe` are None, but for the newest `context`, by which the next prompt
+        goes: in a long conversation they are most of what there is to read.
+        """
+        ...
+
+    def find_message(self, message_id: str) -> tuple[str, Message]:
+        """A message by its id or a beginning of it that fits only one, and its conversation's id.
+
+        Messages of deleted conversations are not found.
+
+        Raises:
+            UnknownNameError: there is none, with the nearest ids.
         """
         ...
 

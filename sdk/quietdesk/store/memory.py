@@ -161,7 +161,28 @@ class MemoryStore:
             if leaf_id is not None and leaf_id not in kept.messages:
                 raise tree.unknown_message(conversation_id, leaf_id, kept.messages)
             way = kept.way(kept.leaf_id if leaf_id is None else leaf_id)
-        return way if reports else [m.model_copy(update={"context": None}) for m in way]
+        if reports:
+            return way
+        newest = next((m.id for m in reversed(way) if m.context is not None), None)
+        return [
+            m.model_copy(update={"context": m.context if m.id == newest else None, "recipe": None})
+            for m in way
+        ]
+
+    def find_message(self, message_id: str) -> tuple[str, Message]:
+        """A message by its id or a beginning of it, and the id of its conversation."""
+        with self._lock:
+            self._open()
+            known = {
+                id_: (kept.info.id, message)
+                for kept in self._by_use(False)
+                for id_, message in kept.messages.items()
+            }
+        fits = [message_id] if message_id in known else []
+        fits = fits or [id_ for id_ in known if message_id and id_.startswith(message_id)]
+        if len(fits) != 1:
+            raise tree.unfound_message(message_id, fits or known, several=bool(fits))
+        return known[fits[0]]
 
     def tree(self, conversation_id: str) -> list[Message]:
         """Every message of every branch, in the order of writing."""

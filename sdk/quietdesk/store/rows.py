@@ -83,7 +83,7 @@ def _json(value: object) -> str | None:
 
 
 def to_message(
-    row: Row[Any], parent_id: str | None, finish_reason: str | None, *, reports: bool
+    row: Row[Any], parent_id: str | None, finish_reason: str | None, *, report: bool, recipe: bool
 ) -> Message:
     """The message of a row.
 
@@ -91,12 +91,15 @@ def to_message(
         row: Of the table `message`.
         parent_id: The id of the message at its parent's place.
         finish_reason: The row's own, or what it is now that its writer is dead.
-        reports: Whether to read its context report.
+        report: Whether to read its context report.
+        recipe: Whether to read how it was made.
     """
     rest = {}
     if row.rest:
         # A newer version, before this one was brought back, may have kept fields unknown to it.
         rest = {name: value for name, value in json.loads(row.rest).items() if name in _REST}
+        if not recipe:
+            rest.pop("recipe", None)
     return Message(
         id=row.id,
         author=Author(row.author),
@@ -108,7 +111,7 @@ def to_message(
         tool_call_id=row.tool_call_id,
         usage=Usage.model_validate(json.loads(row.usage)) if row.usage else None,
         context=ContextReport.model_validate(json.loads(zlib.decompress(row.context)))
-        if row.context and reports
+        if row.context and report
         else None,
         model=row.model,
         pinned=row.pinned,

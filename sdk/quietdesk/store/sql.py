@@ -325,6 +325,27 @@ class SqlStore:
             return self._messages(connection, way, rows, reports)
 
     @_repeatable
+    def find_message(self, message_id: str) -> tuple[str, Message]:
+        """A message by its id or a beginning of it, and the id of its conversation."""
+        there = (
+            select(message.c.id, message.c.conversation, conversation.c.id.label("owner"))
+            .join_from(message, conversation)
+            .where(conversation.c.deleted_at.is_(None))
+        )
+        begins = and_(message.c.id >= message_id, message.c.id < message_id + "\U0010ffff")
+        with self._read() as connection:
+            fits = connection.execute(there.where(message.c.id == message_id)).all()
+            if not fits and message_id:
+                fits = connection.execute(there.where(begins).limit(10)).all()
+            if len(fits) != 1:
+                newest = there.order_by(conversation.c.updated_at.desc()).limit(_CHUNK)
+                known = [row.id for row in fits or connection.execute(newest)]
+                raise tree.unfound_message(message_id, known, several=bool(fits))
+            rows = self._rows(connection, fits[0].conversation)
+            row = next(row for row in rows.values() if row.id == fits[0].id)
+            return fits[0].owner, self._messages(connection, [row], rows, True)[0]
+
+    @_repeatable
     def tree(self, conversation_id: str) -> list[Message]:
         """Every message of every branch, in the order of writing."""
         with self._read() as connection:
@@ -888,6 +909,8 @@ class SqlStore:
         rows: Mapping[int, Row[Any]],
         reports: bool,
     ) -> list[Message]:
+        chosen = list(chosen)
+        newest = next((row.place for row in reversed(chosen) if row.context is not None), None)
         found = []
         for row in chosen:
             reason = row.finish_reason
@@ -895,7 +918,8 @@ class SqlStore:
                 now = connection.scalar(self._sql.time) or 0
                 reason = None if _alive(row, now) else FinishReason.INTERRUPTED.value
             parent_id = rows[row.parent].id if row.parent is not None else None
-            found.append(to_message(row, parent_id, reason, reports=reports))
+            report = reports or row.place == newest
+            found.append(to_message(row, parent_id, reason, report=report, recipe=reports))
         return found
 
     # Writers

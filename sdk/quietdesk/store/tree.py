@@ -243,6 +243,12 @@ def unknown_message(conversation_id: str, name: str, known: Iterable[str]) -> Un
     )
 
 
+def unfound_message(name: str, known: Iterable[str], *, several: bool = False) -> UnknownNameError:
+    """The error for a message that is in no conversation, or could be one of several."""
+    hint = f"Several begin with {name!r}; give more of it." if several else ""
+    return UnknownNameError("message", name, known, hint)
+
+
 def taken_message(*message_ids: str) -> UsageError:
     """The error for new messages of which one has an id that is taken, in any conversation."""
     names = " or ".join(map(repr, message_ids))
