@@ -12,7 +12,8 @@ not at all; replies that were cut must read as interrupted; no branch may have c
 database's own integrity check must pass. With PostgreSQL connections are cut too, at random, while
 the writers live, who must not notice.
 
-Prints a table, and last one line of JSON. Ends with 1 if anything is wrong.
+Prints a table, and last one line of JSON, which `--write` keeps in tests/bench/results with the
+machine and the commit. Ends with 1 if anything is wrong.
 """
 
 import argparse
@@ -20,6 +21,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import platform
 import random
 import select
 import signal
@@ -42,6 +44,7 @@ from quietdesk.store.sql import SqlStore, open_sql_store
 from quietdesk.types import Author, ConversationInfo, FinishReason, Message
 
 SERVER = Path(__file__).parent.parent / "store" / "postgres_server.py"
+RESULTS = Path(__file__).parent.parent / "bench" / "results" / "store_kill.json"
 
 
 def whole_text(id_: str) -> str:
@@ -313,6 +316,17 @@ def some_database(options: argparse.Namespace) -> Iterator[str]:
             yield str(Path(folder) / "quietdesk.db")
 
 
+def _commit() -> str:
+    """The commit that this is run on, marked where files were changed since."""
+    told = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout.strip() or "unknown"
+
+
 def main() -> int:
     """Run the rounds."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -325,6 +339,7 @@ def main() -> int:
     parser.add_argument("--conversations", type=int, default=6, help="shared by all of a round")
     parser.add_argument("--longest-s", type=float, default=0.6, help="a process's longest life")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--write", action="store_true", help="keep the figures in bench/results")
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and so end the writers too
     dice = random.Random(options.seed)
@@ -372,11 +387,19 @@ def main() -> int:
         "remarks": total["add"],
         "seconds": round(time.monotonic() - started, 1),
         "wrong": len(wrong),
+        "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.python_version()}",
+        "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
     }
     for key, value in figures.items():
         print(f"{key.replace('_', ' '):<24}{value}")
     for line in wrong[:50]:
         print(f"WRONG: {line}")
+    if options.write:
+        kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
+        kept[str(engine).split(" ")[0]] = figures
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(kept, indent=2) + "\n")
     print(json.dumps(figures))
     return 1 if wrong else 0
 
