@@ -85,6 +85,8 @@ class Settings(Generation):
     state_cache_mb: int = Field(512, ge=0)
     """Memory for the KV states of conversations that are not being decoded, in MiB."""
 
+    debounce_s: float = Field(1.5, ge=0.0, le=3600.0)
+    """Seconds without another message before `Conversation.say` has the model answer."""
     overflow: str = "rolling-window"
     """What gives way when a conversation outgrows the context."""
 

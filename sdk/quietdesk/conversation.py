@@ -5,10 +5,13 @@ model. Sync and async callers go the same way; async ones do the short blocking 
 wait for the engine without one.
 """
 
+import asyncio
 import secrets
+import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Protocol, TypedDict, Unpack
+from enum import Enum
+from typing import Literal, Protocol, TypedDict, Unpack
 
 from pydantic import ValidationError
 
@@ -16,8 +19,10 @@ from quietdesk.config import Generation, Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import (
+    ConversationBusyError,
     ConversationMovedError,
     EmptyMessageError,
+    EngineError,
     QuietdeskError,
     UnknownNameError,
     UsageError,
@@ -38,6 +43,20 @@ TITLE_LENGTH = 60
 """Characters of the first message that become the title."""
 _CHANCES = 5
 """How often a turn is prepared again when something else was said meanwhile."""
+
+
+_GIVE_WAY_S = 60.0
+"""How long another process may take to end a reply that is no longer wanted."""
+_WATCH_S = 0.25
+"""How often it is looked whether another process said more."""
+_LOOK_S = 0.05
+
+
+class _After(Enum):
+    LATER = "later"
+
+
+_LATER: Literal[_After.LATER] = _After.LATER
 
 
 class ReplyOptions(TypedDict, total=False):
@@ -179,6 +198,111 @@ class Conversation:
                     raise
             else:
                 return
+
+    def say(self, text: str, **options: Unpack[ReplyOptions]) -> Reply | None:
+        """Say one of several messages in a row, and wait for the one reply to all of them.
+
+        For customers who write in pieces, from one process or several: each piece is kept at
+        once, and the model answers when none has come for `debounce_s`. A piece that comes while
+        the reply is written has it cancelled and written anew; what was written until then stands
+        beside the active branch. Nothing of it may be shown before it is whole, so the pieces of a
+        reply cannot be iterated here.
+
+        Args:
+            text: The customer's words.
+            **options: See `ReplyOptions`.
+
+        Returns:
+            The reply, to exactly one of those who said a piece: send it to the customer. None to
+            the others, whose piece was followed by another before the reply was finished.
+
+        Raises:
+            ConversationBusyError: a reply that had to give way was not ended within a minute.
+            Exception: what `send` raises; but what was said is kept.
+        """
+        said = self._interject(text)
+        time.sleep(self._parts.settings.debounce_s)
+        deadline = time.monotonic() + _GIVE_WAY_S
+        while (reply := self._answer_all(said, options, deadline)) is _LATER:
+            time.sleep(_LOOK_S)
+        if not isinstance(reply, Reply):
+            return None
+        while not reply.stream.wait(_WATCH_S):
+            self._give_way(reply)
+        try:
+            reply.wait()
+        except EngineError:
+            if self._overtaken(reply):
+                return None
+            raise
+        return None if self._overtaken(reply) else reply
+
+    async def asay(self, text: str, **options: Unpack[ReplyOptions]) -> Reply | None:
+        """`say`, in a task."""
+        said = await asyncio.to_thread(self._interject, text)
+        await asyncio.sleep(self._parts.settings.debounce_s)
+        deadline = time.monotonic() + _GIVE_WAY_S
+        while True:
+            reply = await asyncio.to_thread(self._answer_all, said, options, deadline)
+            if reply is not _LATER:
+                break
+            await asyncio.sleep(_LOOK_S)
+        if not isinstance(reply, Reply):
+            return None
+        ended = asyncio.ensure_future(reply.await_())
+        try:
+            while not (await asyncio.wait({ended}, timeout=_WATCH_S))[0]:
+                await asyncio.to_thread(self._give_way, reply)
+        finally:
+            if not ended.done():
+                ended.cancel()
+        try:
+            await ended
+        except EngineError:
+            if await asyncio.to_thread(self._overtaken, reply):
+                return None
+            raise
+        return None if await asyncio.to_thread(self._overtaken, reply) else reply
+
+    def _interject(self, text: str) -> Message:
+        """Keep a customer's words, and have a reply that is being written here give way."""
+        said = self._words(text)
+        store = self._parts.store
+        gives_way = store.interject(self.id, said)
+        if gives_way is not None:
+            self._parts.recorder.cancel(self.id, gives_way)
+        if not self.info.title:
+            store.rename(self.id, _title(text))
+        return said
+
+    def _answer_all(
+        self, said: Message, options: ReplyOptions, deadline: float
+    ) -> "Reply | Literal[_After.LATER] | None":
+        """Begin the reply to everything said; None if a later message has taken that over."""
+        reply = Reply(new_id("m"), lambda reply: None)
+        try:
+            history = self._parts.store.messages(self.id, reports=False)
+            if _leaf(history) != said.id:
+                return None
+            self._turn(reply, (), options, history, said.id)
+        except ConversationMovedError:
+            return None
+        except ConversationBusyError:
+            # Of another process, which looks from time to time whether it has to give way.
+            if time.monotonic() > deadline:
+                raise
+            return _LATER
+        return reply
+
+    def _give_way(self, reply: Reply) -> None:
+        """Cancel a reply that is no longer wanted: somebody said more, elsewhere."""
+        if self._parts.store.leaf(self.id) != reply.id and self._overtaken(reply):
+            reply.cancel()
+
+    def _overtaken(self, reply: Reply) -> bool:
+        """Whether a reply had to give way, and does not stand in the conversation."""
+        history = self._parts.store.messages(self.id, reports=False)
+        return all(message.id != reply.id for message in history)
 
     def regenerate(self, **options: Unpack[ReplyOptions]) -> Reply:
         """Another version of the last reply, beside it; streams.

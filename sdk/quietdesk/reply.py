@@ -227,6 +227,13 @@ class Recorder:
             raise ConversationBusyError(conversation_id)
         reply._kept.exception()
 
+    def cancel(self, conversation_id: str, reply_id: str) -> None:
+        """Cancel a reply if it is one of ours that is being written there."""
+        with self._lock:
+            reply = self._by_conversation.get(conversation_id)
+        if reply is not None and reply.id == reply_id:
+            reply.cancel()
+
     def record(self, conversation_id: str, reply: Reply) -> None:
         """Keep a reply whose open message is in the store already."""
         with self._lock:

@@ -150,6 +150,15 @@ class Tree(RuleBasedStateMachine):
         shape.put(message.id, parent, message.text)
 
     @rule(data=st.data())
+    def interject(self, data: Any) -> None:
+        id_, shape = self.pick(data)
+        message = self.message(Author.CUSTOMER, None)
+        gives_way = shape.opened if shape.opened == shape.leaf else None
+        parent = shape.leaf if gives_way is None else shape.parents[gives_way]
+        assert self.store.interject(id_, message) == gives_way
+        shape.put(message.id, parent, message.text)
+
+    @rule(data=st.data())
     def select(self, data: Any) -> None:
         id_, shape = self.pick(data)
         if shape.parents:
@@ -183,6 +192,7 @@ class Tree(RuleBasedStateMachine):
         assert {m.id: m.finish_reason for m in kept} == shape.ends
         way = shape.way(shape.leaf)
         assert [m.id for m in self.store.messages(id_)] == way
+        assert self.store.leaf(id_) == (shape.leaf or ROOT)
         info = self.store.conversation(id_)
         assert info.message_count == len(way)
         last = [shape.texts[m] for m in way[-2:] if shape.texts[m]]

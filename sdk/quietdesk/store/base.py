@@ -153,6 +153,23 @@ class Store(Protocol):
         """Keep one finished message; it becomes the active leaf."""
         ...
 
+    def interject(self, conversation_id: str, message: Message) -> str | None:
+        """Keep one finished message in the place of a reply that is still being written.
+
+        It hangs on what the reply answers and becomes the active leaf, so that the reply stands
+        beside the active branch. Where none is being written by somebody alive, or the active
+        branch goes on elsewhere already, it is as `add`. All of it is one transaction: a reply
+        that is finished before stays on the branch, and one that is finished after does not.
+
+        Returns:
+            The id of the reply; None if there is none.
+        """
+        ...
+
+    def leaf(self, conversation_id: str) -> str:
+        """The id of the active leaf, `ROOT` for none yet; quick."""
+        ...
+
     def checkpoint(self, reply_id: str, text: str) -> None:
         """Keep what an open reply says so far, and that its writer is alive."""
         ...

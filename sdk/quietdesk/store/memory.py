@@ -9,6 +9,7 @@ from typing import Any
 
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
+from quietdesk.store.base import ROOT
 from quietdesk.store.words import query as words_of_query
 from quietdesk.store.words import words
 from quietdesk.types import Author, ConversationInfo, FinishReason, KeptScore, Message
@@ -222,6 +223,21 @@ class MemoryStore:
         with self._lock:
             kept = self._get(conversation_id)
             self._put(kept, tree.hang((message,), None, kept.leaf_id))
+
+    def interject(self, conversation_id: str, message: Message) -> str | None:
+        """Keep one finished message in the place of a reply that is still being written."""
+        with self._lock:
+            kept = self._get(conversation_id)
+            reply_id = kept.open_id if kept.open_id == kept.leaf_id else None
+            where = kept.messages[reply_id].parent_id if reply_id else kept.leaf_id
+            own = message.model_copy(update={"parent_id": where or ROOT})
+            self._put(kept, tree.hang((own,), None, kept.leaf_id))
+            return reply_id
+
+    def leaf(self, conversation_id: str) -> str:
+        """The id of the active leaf."""
+        with self._lock:
+            return self._get(conversation_id).leaf_id or ROOT
 
     def checkpoint(self, reply_id: str, text: str) -> None:
         """Keep what an open reply says so far, and that its writer is alive."""

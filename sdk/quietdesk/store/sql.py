@@ -34,7 +34,7 @@ from sqlalchemy.exc import IntegrityError
 
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
-from quietdesk.store.base import Store
+from quietdesk.store.base import ROOT, Store
 from quietdesk.store.beside import drop_scores, read_scores, replace_scores
 from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
@@ -54,6 +54,7 @@ from quietdesk.store.schema import (
     score,
 )
 from quietdesk.store.statements import (
+    ABOVE,
     ADD_CONVERSATION,
     ADD_MESSAGE,
     AT,
@@ -426,6 +427,39 @@ class SqlStore:
             self._index.add(connection, held.number, [(places[0], message.text)])
 
         self._write(work)
+
+    def interject(self, conversation_id: str, message: Message) -> str | None:
+        """Keep one finished message in the place of a reply that is still being written."""
+
+        def work(connection: Connection, again: bool) -> str | None:
+            held = self._hold(connection, conversation_id)
+            opened = connection.execute(self._sql.open_in, {"of": held.number}).first()
+            alive = opened is not None and _alive(opened, opened.now)
+            if again and self._by_id(connection, message.id) is not None:
+                return opened.id if opened is not None and alive else None
+            if opened is not None and not alive:
+                self._interrupt(connection, (held.number, opened.place))
+            own, given_way = message.model_copy(update={"parent_id": None}), None
+            if opened is not None and alive and opened.place == held.leaf:
+                given_way = opened.id
+                above = connection.scalar(ABOVE, {"of": held.number, "at": opened.place})
+                own = message.model_copy(update={"parent_id": above or ROOT})
+            places = self._hang(connection, held, (own,), None, None)
+            self._index.add(connection, held.number, [(places[0], message.text)])
+            return given_way
+
+        return self._write(work)
+
+    @_repeatable
+    def leaf(self, conversation_id: str) -> str:
+        """The id of the active leaf."""
+        with self._read() as connection:
+            found = self._find(connection, conversation_id)
+            if found.leaf is None:
+                return ROOT
+            at = {"of": found.number, "at": found.leaf}
+            id_: str = connection.execute(LEAF, at).one().id
+            return id_
 
     def checkpoint(self, reply_id: str, text: str) -> None:
         """Keep what an open reply says so far, and that its writer is alive."""

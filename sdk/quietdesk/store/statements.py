@@ -101,6 +101,16 @@ BY_ID = select(
     message.c.finish_reason,
 ).where(message.c.id == bindparam("id"))
 LEAF = select(message.c.id, message.c.depth).where(AT)
+ABOVE = (
+    select(_above.c.id)
+    .join_from(
+        message,
+        _above,
+        and_(_above.c.conversation == message.c.conversation, _above.c.place == message.c.parent),
+    )
+    .where(AT)
+)
+"""The id of the message that another one hangs on."""
 IDS = select(message.c.id).where(message.c.conversation == bindparam("of"))
 
 ADD_CONVERSATION = insert(conversation)
