@@ -11,11 +11,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from quietdesk.config import Settings, data_folder
+from quietdesk.config import Generation, Settings, data_folder
 from quietdesk.conversation import Conversation, Parts, PromptWindow, new_id
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.embeddings import Embeddings
+from quietdesk.engine.metrics import EngineMetrics
 from quietdesk.engine.runner import ModelInfo
+from quietdesk.engine.sampling import Sampling
+from quietdesk.errors import UnsupportedOptionError
 from quietdesk.replay import Replay, replay
 from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
@@ -33,6 +36,7 @@ class Assistant:
             store: Closed with the assistant.
             settings: In force.
         """
+        settings, self._notes = _applicable(engine, settings)
         self.engine = engine
         self.store = store
         self.settings = settings
@@ -53,7 +57,8 @@ class Assistant:
         """Load a model and open a database. Takes a second or so; longer for large models.
 
         Args:
-            model: A name in the catalogue or the path of a GGUF file; the settings' if None.
+            model: A name in the catalogue, the path of a GGUF file, or the address of a server that
+                speaks OpenAI's API, as `http://127.0.0.1:8080/v1#name`; the settings' if None.
             database: A path or a database URL; the settings' if None.
             settings: All other settings; `Settings.load()` if None.
             on_progress: Told the share of the model that is loaded, 0 to 1; False stops it.
@@ -62,6 +67,7 @@ class Assistant:
             ConfigError: a bad setting.
             UnknownNameError: no such model.
             ModelError: the model cannot be used.
+            EndpointError: the model's server is not there, or refuses.
             StoreError: the database cannot be used.
         """
         from quietdesk.loading import open_engine
@@ -90,6 +96,8 @@ class Assistant:
             bos_token=info.bos_token,
             eos_token=info.eos_token,
             special_tokens=info.special_tokens,
+            served=info.renders,
+            notes=(*info.notes, *self._notes),
         )
         return Window(
             template,
@@ -98,7 +106,12 @@ class Assistant:
             policy=policy,
             special_tokens=info.special_tokens,
             max_piece_bytes=info.max_piece_bytes,
+            estimated=info.renders,
         )
+
+    def metrics(self) -> EngineMetrics:
+        """What the engine has done so far, and how things stand."""
+        return self.engine.metrics()
 
     @property
     def model(self) -> ModelInfo:
@@ -258,6 +271,31 @@ class Assistant:
     ) -> None:
         """Close it."""
         self.close()
+
+
+def _applicable(engine: Backend, settings: Settings) -> tuple[Settings, tuple[str, ...]]:
+    """The settings as the engine can apply them, and what a reader should know of it.
+
+    Raises:
+        UnsupportedOptionError: one that was set cannot be applied; a default is left out, and told.
+    """
+    neutral = {name: field.default for name, field in Sampling.__dataclass_fields__.items()}
+    changed: dict[str, Any] = {}
+    for name in sorted(engine.unsupported & neutral.keys() & Generation.model_fields.keys()):
+        value = getattr(settings, name)
+        if value == neutral[name]:
+            continue
+        if name in settings.model_fields_set:
+            why = f"it is set to {value!r}, and the server takes no such parameter."
+            raise UnsupportedOptionError(name, engine.model.name, why)
+        changed[name] = neutral[name]
+    if not changed:
+        return settings, ()
+    told = ", ".join(f"{name} {getattr(settings, name)!r}" for name in changed)
+    note = (
+        f"The model's server takes no {' and no '.join(changed)}: the default {told} is left out."
+    )
+    return settings.model_copy(update=changed), (note,)
 
 
 def open_store(database: str | Path | None, settings: Settings) -> Store:

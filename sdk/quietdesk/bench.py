@@ -164,14 +164,19 @@ def engine_target(engine: Backend) -> Target:
         bos_token=info.bos_token,
         eos_token=info.eos_token,
         special_tokens=info.special_tokens,
+        served=info.renders,
     )
+    # A server that cannot be told to go on ends replies where its model does.
+    ignore_end = "ignore_end" not in engine.unsupported
 
     def answer(turns: Turns, n_tokens: int) -> Iterator[tuple[str, int]]:
-        text = template.render([{"role": role, "content": said} for role, said in turns])
+        messages = [{"role": role, "content": said} for role, said in turns]
+        text = template.render(messages)
         stream = engine.submit(
             engine.tokenize(text, special=True, begin=False),
+            messages=messages,
             sampling=Sampling(),
-            limits=Limits(max_tokens=n_tokens, ignore_end=True),
+            limits=Limits(max_tokens=n_tokens, ignore_end=ignore_end),
         )
         told = 0
         for delta in stream:

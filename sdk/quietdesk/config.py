@@ -55,7 +55,8 @@ class Settings(Generation):
     """Everything that can be set, with its default."""
 
     model: str = "smollm2-135m"
-    """A model's name in the catalogue, or the path of a GGUF file."""
+    """A model's name in the catalogue, the path of a GGUF file, or the address of a server that
+    speaks OpenAI's API: `http://127.0.0.1:8080/v1`, with `#name` where it has several models."""
     database: str = ""
     """Path of an SQLite file or a database URL; empty: `quietdesk.db` in the data folder."""
     database_key: SecretStr = SecretStr("")
@@ -87,6 +88,20 @@ class Settings(Generation):
 
     debounce_s: float = Field(1.5, ge=0.0, le=3600.0)
     """Seconds without another message before `Conversation.say` has the model answer."""
+    endpoint_key: SecretStr = SecretStr("")
+    """Key of the model's server; `keyring:NAME` takes it from the system's keyring, where it stands
+    under the service `quietdesk` and that name."""
+    endpoint_connect_s: float = Field(5.0, gt=0)
+    """Seconds until the model's server has to take a connection."""
+    endpoint_first_token_s: float = Field(120.0, gt=0)
+    """Seconds until a reply of the model's server has to begin."""
+    endpoint_next_token_s: float = Field(30.0, gt=0)
+    """Seconds from one token of the model's server to the next at most."""
+    endpoint_retries: int = Field(3, ge=0, le=20)
+    """How often the model's server is asked again, while it has said nothing yet."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Port on this machine where Prometheus may read the engine's metrics; 0: none."""
+
     overflow: str = "rolling-window"
     """What gives way when a conversation outgrows the context."""
 
@@ -176,4 +191,6 @@ def _describe(error: ValidationError, origin: Mapping[str, str], model: type[Bas
         near = get_close_matches(str(problem["loc"][-1]), list(known), n=1, cutoff=0.5)
         hint = f" Did you mean {near[0]!r}?" if near else f" Known are: {', '.join(known)}."
         return f"Unknown setting {where!r} in {place}.{hint}"
+    if where == "endpoint_key":
+        return f"Bad value for 'endpoint_key' in {place}: {problem['msg']}."
     return f"Bad value {problem['input']!r} for {where!r} in {place}: {problem['msg']}."

@@ -16,7 +16,7 @@ from typing import Literal, Protocol, TypedDict, Unpack
 from pydantic import ValidationError
 
 from quietdesk.config import Generation, Settings
-from quietdesk.engine.backend import Backend
+from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import (
     ConversationBusyError,
@@ -83,6 +83,11 @@ class FittedPrompt(Protocol):
     @property
     def tokens(self) -> Sequence[int]:
         """What the model reads."""
+        ...
+
+    @property
+    def messages(self) -> Sequence[ChatMessage]:
+        """What it was rendered from."""
         ...
 
     @property
@@ -497,6 +502,7 @@ class Conversation:
         try:
             stream = parts.engine.submit(
                 fitted.tokens,
+                messages=fitted.messages,
                 sampling=sampling,
                 limits=limits,
                 priority=options.get("priority", 0),

@@ -4,7 +4,8 @@
     ├── UsageError                 what was asked cannot be done as asked
     │   ├── ConfigError            a setting is unknown or has a bad value
     │   ├── EmptyMessageError      a message with nothing in it
-    │   └── UnknownNameError       no such model, conversation, message; carries the nearest names
+    │   ├── UnknownNameError       no such model, conversation, message; carries the nearest names
+    │   └── UnsupportedOptionError the model's server cannot do what an option asks
     ├── ModelError                 the model cannot be used
     │   ├── ModelFileError         no file, no GGUF, cut short, an unknown architecture
     │   ├── ModelTooLargeError     it does not fit into memory
@@ -14,7 +15,12 @@
     │   ├── QueueFullError         too many requests wait; nothing was started
     │   ├── DeadlineError          the request's time ran out
     │   ├── EngineClosedError      the engine was closed
-    │   └── DecodeError            llama.cpp reported a failure
+    │   ├── DecodeError            llama.cpp reported a failure
+    │   └── EndpointError          a model's server did not do what it was asked
+    │       ├── EndpointUnreachableError  no connection to it
+    │       ├── EndpointRefusedError      it answered with an error, and its status
+    │       ├── EndpointTimeoutError      it took too long
+    │       └── EndpointCutError          what it said broke off, or was no event stream
     ├── ConversationBusyError      a reply is still being written in this conversation
     │   └── ConversationMovedError something else was said in it meanwhile
     ├── LogError                   a log of conversations cannot be read or written
@@ -69,6 +75,20 @@ class UnknownNameError(UsageError):
         if hint:
             sentence += f" {hint}"
         super().__init__(sentence)
+
+
+class UnsupportedOptionError(UsageError):
+    """The model's server cannot do what an option asks; nothing was left out silently.
+
+    Attributes:
+        option: The option's name.
+        endpoint: The server's address.
+    """
+
+    def __init__(self, option: str, endpoint: str, why: str) -> None:
+        self.option = option
+        self.endpoint = endpoint
+        super().__init__(f"{option!r} cannot be had from {endpoint}: {why}")
 
 
 class ModelError(QuietdeskError):
@@ -166,6 +186,76 @@ class EngineClosedError(EngineError):
 
 class DecodeError(EngineError):
     """llama.cpp reported a failure; the requests concerned ended, the engine goes on."""
+
+
+class EndpointError(EngineError):
+    """A model's server did not do what it was asked.
+
+    Attributes:
+        endpoint: Its address, without any key.
+        may_retry: Whether the same request may succeed a little later.
+    """
+
+    def __init__(self, endpoint: str, reason: str, *, may_retry: bool = False) -> None:
+        self.endpoint = endpoint
+        self.may_retry = may_retry
+        super().__init__(f"The model's server at {endpoint} {reason}")
+
+
+class EndpointUnreachableError(EndpointError):
+    """There is no connection to the model's server."""
+
+    def __init__(self, endpoint: str, reason: str) -> None:
+        super().__init__(
+            endpoint,
+            f"cannot be reached: {reason}. Is it running, and is the address right?",
+            may_retry=True,
+        )
+
+
+class EndpointRefusedError(EndpointError):
+    """The model's server answered with an error.
+
+    Attributes:
+        status: HTTP status; 200 where the error came in the middle of a reply.
+        retry_after_s: Seconds after which it wants to be asked again; None where it does not say.
+    """
+
+    def __init__(
+        self, endpoint: str, status: int, reason: str, retry_after_s: float | None = None
+    ) -> None:
+        self.status = status
+        self.retry_after_s = retry_after_s
+        advice = {
+            401: " Set its key: QUIETDESK_ENDPOINT_KEY, or endpoint_key in the settings.",
+            403: " The key (endpoint_key) does not allow this.",
+            429: " It has too much to do: try again later.",
+        }.get(status, "")
+        if retry_after_s is not None:
+            advice = f" It wants to be asked again after {retry_after_s:g} s."
+        super().__init__(
+            endpoint,
+            f"answered {status}: {reason}.{advice}",
+            may_retry=status in {408, 425, 429, 500, 502, 503, 504},
+        )
+
+
+class EndpointTimeoutError(EndpointError):
+    """The model's server took too long.
+
+    Attributes:
+        waited_s: Seconds that it was waited for.
+    """
+
+    def __init__(self, endpoint: str, what: str, setting: str, waited_s: float) -> None:
+        self.waited_s = waited_s
+        super().__init__(
+            endpoint, f"did not {what} within {waited_s:g} s. {setting} sets how long is waited."
+        )
+
+
+class EndpointCutError(EndpointError):
+    """What the model's server said broke off, or was no event stream; what was said is kept."""
 
 
 class ConversationBusyError(QuietdeskError):

@@ -9,8 +9,15 @@ from pathlib import Path
 from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.device import DevicePlan, machine, plan
+from quietdesk.engine.endpoint import is_address, read_address
 from quietdesk.engine.engine import Engine
-from quietdesk.errors import ModelError, ModelFileError, ModelTooLargeError, UnknownNameError
+from quietdesk.errors import (
+    ConfigError,
+    ModelError,
+    ModelFileError,
+    ModelTooLargeError,
+    UnknownNameError,
+)
 from quietdesk_models import quantise
 from quietdesk_models.catalog import STARTER
 from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
@@ -81,15 +88,20 @@ def open_engine(
     *,
     look_for_faster: bool = True,
 ) -> Backend:
-    """The model that is named, or the settings', on its own engine; raises as `choose_model`.
+    """The model that is named, or the settings', on its own engine or on its server.
+
+    Raises as `choose_model` and `open_endpoint` do.
 
     Args:
-        model: A name or a path.
+        model: A name, a path, or a server's address.
         settings: In force.
         on_progress: Told the share that is loaded, 0 to 1; False stops it.
         look_for_faster: Whether a type of the starter that is faster here is looked for in the
             background, for the next start; not worth beginning in a process that ends soon.
     """
+    named = str(model) if model is not None else settings.model
+    if is_address(named):
+        return open_endpoint(named, settings)
     chosen = choose_model(model, settings)
     try:
         # An optional extra, and a native library that takes its time.
@@ -117,6 +129,70 @@ def open_engine(
     if chosen.wants_quantising and look_for_faster:
         _quantise_aside(chosen.found.path)
     return engine
+
+
+def open_endpoint(model: str, settings: Settings) -> Backend:
+    """The model of a server, by the server's address.
+
+    Raises:
+        UsageError: it is no address.
+        ModelError: the package that speaks HTTP is not installed.
+        ConfigError: the key is not in the keyring, or a setting does not suit the server.
+        UnknownNameError: the server has no such model.
+        EndpointError: it is not there, or refuses.
+    """
+    try:
+        # An optional extra.
+        from quietdesk.engine.connection import Patience, proxy_for
+        from quietdesk.engine.remote import RemoteBackend
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"The package {error.name!r} is not installed: pip install 'quietdesk[remote]'."
+        ) from None
+    address = read_address(model)
+    return RemoteBackend(
+        address,
+        key=_endpoint_key(settings),
+        proxy=proxy_for(address),
+        patience=Patience(
+            settings.endpoint_connect_s,
+            settings.endpoint_first_token_s,
+            settings.endpoint_next_token_s,
+            settings.endpoint_retries,
+        ),
+        n_ctx=settings.n_ctx,
+        n_seq=settings.n_seq,
+        queue_limit=settings.queue_limit,
+    )
+
+
+def _endpoint_key(settings: Settings) -> str:
+    """The key itself, or what the system's keyring has under its name."""
+    value = settings.endpoint_key.get_secret_value().strip()
+    scheme, _, name = value.partition(":")
+    if scheme != "keyring":
+        return value
+    try:
+        # An optional extra.
+        import keyring
+        from keyring.errors import KeyringError
+    except ModuleNotFoundError:
+        raise ConfigError(
+            "endpoint_key names the keyring, and its package is not installed: "
+            "pip install 'quietdesk[remote]'."
+        ) from None
+    try:
+        found = keyring.get_password("quietdesk", name)
+    except KeyringError as error:
+        raise ConfigError(
+            f"The system's keyring cannot be read for endpoint_key: {error}"
+        ) from None
+    if not found:
+        raise ConfigError(
+            f"The system's keyring has no key {name!r} of the service 'quietdesk'. "
+            f"`keyring set quietdesk {name}` puts it there."
+        )
+    return found
 
 
 def _quantise_aside(source: Path) -> None:

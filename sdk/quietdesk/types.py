@@ -33,7 +33,7 @@ class Author(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """Why a reply ended. None of these is an error except FAILED, which is kept with its cause."""
+    """Why a reply ended. None is an error but FAILED, and INTERRUPTED where the cause is known."""
 
     STOP = "stop"
     """The model ended its turn, or a stop string was met."""
@@ -42,7 +42,8 @@ class FinishReason(StrEnum):
     CANCELLED = "cancelled"
     """Someone cancelled; what was said until then is kept."""
     INTERRUPTED = "interrupted"
-    """The process died in mid-reply; what was checkpointed is kept."""
+    """The process died, or the connection to the model's server broke, in mid-reply; what was
+    said until then is kept, of a process that died up to the last checkpoint."""
     FAILED = "failed"
     """The engine raised; what was said until then is kept."""
 
@@ -84,6 +85,8 @@ class Usage(Frozen):
     """From submission until the first token."""
     decode_s: float = 0.0
     """From the first token until the last."""
+    estimated: bool = False
+    """Whether the tokens are estimates, since the model's server did not count them."""
 
     @property
     def evaluated_tokens(self) -> int:
@@ -128,14 +131,17 @@ class ContextReport(Frozen):
     n_ctx: int
     """The context's size in tokens, prompt and reply together."""
     prompt_tokens: int
-    """Tokens counted for the prompt; equal to what the engine evaluates or finds cached."""
+    """Tokens counted for the prompt; unless estimated, what the engine evaluates or has cached."""
     reply_reserve: int
     """Tokens kept free for the reply."""
     cached_tokens: int = 0
     policy: str
     """The overflow policy's name."""
     template: str
-    """`model` for the model's own chat template, else the name of the fallback."""
+    """`model` for the model's own chat template, `server` where the model's server renders, else
+    the name of the fallback."""
+    estimated: bool = False
+    """Whether tokens are estimates, since the model's server neither counts nor tells how."""
     items: tuple[ContextItem, ...] = ()
     notes: tuple[str, ...] = ()
     """Sentences for a reader about anything that was not done as asked."""

@@ -18,6 +18,7 @@ from typing import Self, TypeVar
 
 import numpy as np
 
+from quietdesk.engine.backend import ChatMessage
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
@@ -121,6 +122,11 @@ class Engine:
         """Requests that are evaluated at the same time at most."""
         return self._runner.n_seq
 
+    @property
+    def unsupported(self) -> frozenset[str]:
+        """Nothing: every parameter is applied."""
+        return frozenset()
+
     def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
         """Token ids of text; see `Runner.tokenize`."""
         return self._runner.tokenize(text, special=special, begin=begin)
@@ -133,6 +139,7 @@ class Engine:
         self,
         prompt: Seq[int],
         *,
+        messages: Seq[ChatMessage] = (),
         sampling: Sampling | None = None,
         limits: Limits | None = None,
         priority: int = 0,
@@ -142,6 +149,7 @@ class Engine:
 
         Args:
             prompt: Token ids, at least one, and fewer than the context holds.
+            messages: Not read: the prompt is rendered.
             sampling: How tokens are chosen; greedy if None.
             limits: When it ends.
             priority: Higher goes first; a running request of a lower one makes room.
@@ -153,6 +161,7 @@ class Engine:
             QueueFullError: too many requests wait; nothing was started.
             EngineClosedError: the engine is closed.
         """
+        del messages
         if not prompt:
             raise UsageError("A prompt needs at least one token; this one has none.")
         if len(prompt) >= self._runner.n_ctx:

@@ -49,6 +49,12 @@ class ModelInfo:
     """What evaluates it, with its version; empty where that is not known."""
     options: tuple[tuple[str, int | str], ...] = ()
     """How it is run, as far as a reply may depend on it: name and value."""
+    server: str = ""
+    """What kind of server has it; empty in this process."""
+    renders: bool = False
+    """Whether that server puts messages into the model's form itself: then tokens are estimates."""
+    notes: tuple[str, ...] = ()
+    """Sentences for a reader on what is special about it."""
 
 
 class Runner(Protocol):

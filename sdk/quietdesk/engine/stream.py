@@ -48,7 +48,7 @@ class Stream:
             self._wake()
 
     def end(self, reason: FinishReason, usage: Usage, error: EngineError | None = None) -> None:
-        """Close it; `error` is given exactly when the reason is FAILED."""
+        """Close it; `error` is the cause where the reason is FAILED or INTERRUPTED."""
         with self._changed:
             if self._finish_reason is not None:
                 return
@@ -78,7 +78,7 @@ class Stream:
 
     @property
     def error(self) -> EngineError | None:
-        """The cause, where the reason is FAILED."""
+        """The cause, where the reason is FAILED or INTERRUPTED."""
         return self._error
 
     @property

@@ -86,6 +86,8 @@ class Prompt:
     """How many of the parts belong to the system message, if there is one."""
     shield: Shield
     notes: tuple[str, ...]
+    messages: tuple[ChatDict, ...]
+    """What was rendered, with people's own words in it."""
 
     def shares(self, count: Callable[[str], int]) -> tuple[dict[Owner, int], set[Owner]]:
         """How the tokens divide among the owners of the parts, and whose text is not there.
@@ -259,7 +261,11 @@ class Renderer:
             text = _until(text, shield(last.text, own=last.own))
         tokens, sizes = self._tokens.encode(text, shield.words)
         n_system = len(entries[0].parts) if entries and entries[0].role == "system" else 0
-        return Prompt(text, tokens, sizes, parts, n_system, shield, tuple(notes))
+        own = tuple(
+            entry.as_dict(_as_written, nine_letter_ids=abilities.nine_letter_ids)
+            for entry in entries
+        )
+        return Prompt(text, tokens, sizes, parts, n_system, shield, tuple(notes), own)
 
     def _sample(self) -> str:
         """A short conversation as the template renders it; empty where it refuses one."""
@@ -298,6 +304,12 @@ class _Letters:
             texts += [json.dumps(dict(tool), ensure_ascii=False) for tool in self._tools]
             self._text = "\n".join(texts)
         return letter in self._text
+
+
+def _as_written(text: str, *, own: bool = False) -> str:
+    """Shields nothing."""
+    del own
+    return text
 
 
 def _until(text: str, last: str) -> str:

@@ -44,6 +44,19 @@ PLAIN = (
 )
 """Fallback for a model that knows no chat at all, such as GPT-2."""
 
+SERVED = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'system' and not loop.first %}"
+    "{{ raise_exception('system messages later on') }}{% endif %}"
+    "{% if loop.previtem is defined and loop.previtem['role'] == message['role'] %}"
+    "{{ raise_exception('two messages of one role') }}{% endif %}"
+    "{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>\\n' }}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"
+)
+"""Stands for the template of a server that renders messages itself: its frames are about as long as
+most templates', and it takes only what every server's template takes."""
+
 _PLAIN_STOP = ("\nUser:", "\nAssistant:")
 
 
@@ -51,7 +64,8 @@ class ChatTemplate:
     """A compiled chat template. Opened once per model; any thread may render with it.
 
     Attributes:
-        name: `model` for the model's own, else the fallback's name: `chatml` or `plain`.
+        name: `model` for the model's own, `server` where a server renders and this only serves to
+            estimate, else the fallback's name: `chatml` or `plain`.
         abilities: What it takes.
         stop: Strings that end a reply where no control token of the model does.
         notes: Sentences for a reader on what is special about it.
@@ -65,6 +79,8 @@ class ChatTemplate:
         bos_token: str = "",
         eos_token: str = "",
         special_tokens: Sequence[str] = (),
+        served: bool = False,
+        notes: Sequence[str] = (),
     ) -> None:
         """Compile a template and try it out.
 
@@ -73,19 +89,23 @@ class ChatTemplate:
             bos_token: Text of the begin token, which many templates write.
             eos_token: Text of the end token.
             special_tokens: Texts of the vocabulary's control tokens.
+            served: Whether the model's server renders messages itself, by a template of its own.
+            notes: Sentences for a reader that hold for every prompt.
 
         Raises:
             TemplateError: the source is no valid Jinja.
         """
-        notes = []
-        if source is not None and source.strip():
+        told = list(notes)
+        if served:
+            self.name, source = "server", SERVED
+        elif source is not None and source.strip():
             self.name = "model"
         elif {"<|im_start|>", "<|im_end|>"} <= set(special_tokens):
             self.name, source = "chatml", CHATML
-            notes.append("The model carries no chat template; ChatML is used.")
+            told.append("The model carries no chat template; ChatML is used.")
         else:
             self.name, source = "plain", PLAIN
-            notes.append("The model carries no chat template; plain 'User:' lines are used.")
+            told.append("The model carries no chat template; plain 'User:' lines are used.")
         self.source: str = source
         self.bos_token = bos_token
         self.eos_token = eos_token
@@ -98,7 +118,7 @@ class ChatTemplate:
             ) from None
         self.abilities = self._try_out()
         self.marks, self.stop = self._read_marks(special_tokens)
-        self.notes: tuple[str, ...] = tuple(notes)
+        self.notes: tuple[str, ...] = tuple(told)
 
     def render(
         self,
@@ -191,6 +211,8 @@ class ChatTemplate:
 
     def _read_marks(self, special_tokens: Sequence[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """The control tokens that it writes, and the strings that end a reply in their stead."""
+        if self.name == "server":
+            return (), ()
         if self.name == "plain":
             return (), _PLAIN_STOP
         user, answer, second, _ = map(_said, ("user", "assistant", "user", "system"), _WORDS)

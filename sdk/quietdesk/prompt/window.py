@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from quietdesk.errors import ContextError, UsageError
-from quietdesk.prompt.entries import SYSTEM, Part, ToolSchema, passage_parts
+from quietdesk.prompt.entries import SYSTEM, ChatDict, Part, ToolSchema, passage_parts
 from quietdesk.prompt.policies import Load, Policy, find_policy
 from quietdesk.prompt.renderer import Content, Prompt, Renderer, Template
 from quietdesk.prompt.report import Outcome, items_of, notes_of
@@ -43,6 +43,8 @@ class Fitted:
     """Strings that end the reply, besides the model's own end tokens."""
     text: str
     """The rendered prompt, for reading; what people wrote stands in it as they wrote it."""
+    messages: tuple[ChatDict, ...]
+    """What it was rendered from, for servers that render themselves."""
 
 
 class Window:
@@ -64,6 +66,7 @@ class Window:
         passage_share: float = 0.5,
         summary_share: float = 0.2,
         summarise: Summariser = extract,
+        estimated: bool = False,
     ) -> None:
         """A window for one model and context.
 
@@ -78,6 +81,7 @@ class Window:
             passage_share: Share of the free room that passages take at most, 0 to 1.
             summary_share: Share of the free room that a summary takes at most, 0 to 1.
             summarise: Writes the summary for policies that want one.
+            estimated: Whether `tokenize` or the template only estimates; reports say so.
 
         Raises:
             UnknownNameError: no such policy.
@@ -89,6 +93,7 @@ class Window:
         self.renderer = Renderer(
             template, tokenize, special_tokens=special_tokens, max_piece_bytes=max_piece_bytes
         )
+        self.estimated = estimated
         self._summarise = summarise
         self._summaries: dict[bytes, tuple[str, int]] = {}
 
@@ -426,6 +431,7 @@ class _Fit:
             reply_reserve=self.reserve,
             policy=self.policy.name,
             template=self.renderer.template.name,
+            estimated=self.window.estimated,
             items=tuple(items_of(outcome)),
             notes=(
                 *self.renderer.template.notes,
@@ -440,4 +446,5 @@ class _Fit:
             report=report,
             stop=self.renderer.template.stop,
             text=prompt.read(),
+            messages=prompt.messages,
         )
