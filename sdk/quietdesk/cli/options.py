@@ -13,7 +13,9 @@ from quietdesk.store.base import Store
 
 Model = Annotated[
     str | None,
-    typer.Option("--model", "-m", help="A model's name, or the path of a GGUF file."),
+    typer.Option(
+        "--model", "-m", help="A model's name, the path of a GGUF file, or a server's address."
+    ),
 ]
 Database = Annotated[
     str | None,

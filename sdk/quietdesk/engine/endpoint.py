@@ -130,8 +130,11 @@ class Facts:
 
     @property
     def has_tokenizer(self) -> bool:
-        """Whether it counts the tokens of a text."""
-        return self.kind is not Kind.OTHER
+        """Whether it counts the tokens of a text at any time.
+
+        llama-cpp-python's server counts too, but not while it writes a reply.
+        """
+        return self.kind in (Kind.LLAMA_SERVER, Kind.VLLM)
 
     def model_info(self, address: Address) -> ModelInfo:
         """The same in the engine's words, with what is special about it in words for a reader."""

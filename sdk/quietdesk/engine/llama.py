@@ -23,7 +23,7 @@ from quietdesk.engine.device import DevicePlan
 from quietdesk.engine.runner import AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
 from quietdesk.engine.threads import ThreadGovernor
-from quietdesk.errors import DecodeError, ModelFileError
+from quietdesk.errors import DecodeError, EngineClosedError, ModelFileError
 from quietdesk_models.errors import BadFileError
 from quietdesk_models.gguf import Header, read_model
 
@@ -110,7 +110,9 @@ class LlamaRunner:
         self.n_seq, self.n_ctx, self.n_batch = plan.n_seq, plan.n_ctx, plan.n_batch
         self._governor = ThreadGovernor(plan.n_threads)
         self.evaluated_s = 0.0
+        self._using_vocab = threading.Lock()
         self._ctx: Any = None
+        self._model: Any = None
         self._model = self._load_model(path, plan, on_progress)
         try:
             self._ctx = self._open_context(path, plan)
@@ -281,11 +283,18 @@ class LlamaRunner:
     # Vocabulary: from any thread.
 
     def tokenize(self, text: str, *, special: bool, begin: bool) -> list[int]:
-        """Token ids of text; see `Runner.tokenize`."""
+        """Token ids of text; see `Runner.tokenize`.
+
+        Raises:
+            EngineClosedError: the model was freed.
+        """
         data = text.encode("utf-8", "surrogatepass")
         room = len(data) + 8
         buffer = (ctypes.c_int32 * room)()
-        n = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, begin, special)
+        with self._using_vocab:
+            if not self._model:
+                raise EngineClosedError
+            n = llama_cpp.llama_tokenize(self._vocab, data, len(data), buffer, room, begin, special)
         if n < 0:
             raise DecodeError(f"llama.cpp cannot tokenize a text of {len(data)} bytes.")
         return buffer[:n]
@@ -472,8 +481,9 @@ class LlamaRunner:
         if self._ctx:
             llama_cpp.llama_free(self._ctx)
             self._ctx = None
-        if self._model:
-            llama_cpp.llama_model_free(self._model)
+        with self._using_vocab:
+            if self._model:
+                llama_cpp.llama_model_free(self._model)
             self._model = None
 
 

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Coroutine
 from collections.abc import Sequence as Seq
+from concurrent.futures import CancelledError
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
@@ -146,7 +147,6 @@ class RemoteBackend:
         self._lock = threading.Lock()
         self._closed = False
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
-        self._tasks: set[asyncio.Task[_End]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="quietdesk-remote", daemon=True
@@ -177,9 +177,6 @@ class RemoteBackend:
             info = _with_notes(info, told)
         self._info = info
         self._gate = _Gate(self.n_seq)
-        self._begin_tokens: list[int] = []
-        if facts.kind is Kind.LLAMA_CPP_PYTHON:
-            self._begin_tokens = await self._count_tokens("", special=True, begin=True)
 
     @property
     def model(self) -> ModelInfo:
@@ -255,7 +252,8 @@ class RemoteBackend:
             if self._closed:
                 return
             self._closed = True
-        self._call(self._end())
+        with contextlib.suppress(EngineClosedError):
+            self._call(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -275,9 +273,16 @@ class RemoteBackend:
 
     def _call(self, work: Coroutine[Any, Any, Result]) -> Result:
         """What a coroutine gives on the backend's loop; from any other thread."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
+            work.close()
+            raise EngineClosedError from None
         try:
             return future.result()
+        except CancelledError:
+            # The loop ends while this waits.
+            raise EngineClosedError from None
         except BaseException:
             future.cancel()
             raise
@@ -315,27 +320,20 @@ class RemoteBackend:
         if facts.kind is Kind.LLAMA_SERVER:
             asked = {"content": clean, "add_special": begin, "parse_special": special}
             answer = await self._connection.post(f"{root}/tokenize", asked)
-        elif facts.kind is Kind.VLLM:
+        else:
             asked = {"model": facts.model_id, "prompt": clean, "add_special_tokens": begin}
             answer = await self._connection.post(f"{root}/tokenize", asked)
-        else:
-            answer = await self._connection.post(f"{root}/extras/tokenize", {"input": clean})
         tokens = answer.get("tokens") if isinstance(answer, dict) else None
         if not isinstance(tokens, list):
             raise EndpointCutError(self.address.url, "does not tell the tokens of a text.")
-        start = self._begin_tokens
-        if start and not begin and tokens[: len(start)] == start:
-            return tokens[len(start) :]
         return tokens
 
     def _start(self, request: _Request) -> None:
         def finish(task: "asyncio.Task[_End]") -> None:
-            self._tasks.discard(task)
             # One that is cancelled before its first step never runs.
             self._finish(request, *(_CANCELLED if task.cancelled() else task.result()))
 
         request.task = self._loop.create_task(self._serve(request))
-        self._tasks.add(request.task)
         request.task.add_done_callback(finish)
 
     def _cancel(self, request: _Request) -> None:
@@ -486,9 +484,10 @@ class RemoteBackend:
 
     async def _end(self) -> None:
         """Cancel what is under way, then close the pool."""
-        for task in list(self._tasks):
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
         if hasattr(self, "_connection"):
             await self._connection.close()
 
@@ -556,10 +555,11 @@ async def _look(connection: Connection) -> Facts:
     if model.get("owned_by") == "vllm":
         longest = model.get("max_model_len")
         return Facts(Kind.VLLM, model_id, n_ctx=longest if isinstance(longest, int) else 0)
-    counted = await _try(connection.post(f"{address.root}/extras/tokenize", {"input": "a"}))
-    if isinstance(counted, dict) and "tokens" in counted:
-        # It has one context behind a lock: more requests would only wait there.
-        return Facts(Kind.LLAMA_CPP_PYTHON, model_id, n_seq=1)
+    if model.get("owned_by") == "me":
+        about = await _try(connection.get(f"{address.root}/openapi.json"))
+        if isinstance(about, dict) and "/extras/tokenize" in about.get("paths", ()):
+            # It has one context behind a lock: more requests would only wait there.
+            return Facts(Kind.LLAMA_CPP_PYTHON, model_id, n_seq=1)
     return Facts(Kind.OTHER, model_id)
 
 
