@@ -3,7 +3,7 @@
 import math
 import re
 
-_RUNS = re.compile(r"[A-Za-z]+|[0-9]|[ \t]+|\s|[!-~]|[^\x00-\x7f]+")
+_RUNS = re.compile(r"[A-Za-z]+|[0-9]|[ \t]+|[\x00-\x7f]|[^\x00-\x7f]+")
 LETTERS = 4
 """Letters of a token: English has 4.5 to 5 with its space, names and codes fewer."""
 BYTES = 4 / 3
