@@ -43,6 +43,7 @@ class Assistant:
         window = self._window(engine.n_ctx, settings.overflow)
         self._recorder = Recorder(store)
         self._parts = Parts(settings, store, engine, self._recorder, window)
+        self._stop_exporting: Callable[[], None] = lambda: None
         self._closed = False
 
     @classmethod
@@ -70,7 +71,7 @@ class Assistant:
             EndpointError: the model's server is not there, or refuses.
             StoreError: the database cannot be used.
         """
-        from quietdesk.loading import open_engine
+        from quietdesk.loading import open_engine, open_exporter
 
         settings = settings or Settings.load()
         store = open_store(database, settings)
@@ -80,11 +81,14 @@ class Assistant:
             store.close()
             raise
         try:
-            return cls(engine, store, settings)
+            assistant = cls(engine, store, settings)
+            if settings.metrics_port:
+                assistant._stop_exporting = open_exporter(engine, settings.metrics_port)
         except BaseException:
             engine.close()
             store.close()
             raise
+        return assistant
 
     def _window(self, n_ctx: int, policy: str) -> PromptWindow:
         from quietdesk.prompt.template import ChatTemplate
@@ -255,6 +259,7 @@ class Assistant:
         if self._closed:
             return
         self._closed = True
+        self._stop_exporting()
         self.engine.close()
         self._recorder.close()
         self.store.close()

@@ -99,6 +99,9 @@ class Settings(Generation):
     """Seconds from one token of the model's server to the next at most."""
     endpoint_retries: int = Field(3, ge=0, le=20)
     """How often the model's server is asked again, while it has said nothing yet."""
+    metrics_port: int = Field(0, ge=0, le=65535)
+    """Port on this machine where Prometheus may read the engine's metrics; 0: none."""
+
     overflow: str = "rolling-window"
     """What gives way when a conversation outgrows the context."""
 

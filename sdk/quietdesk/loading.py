@@ -166,6 +166,23 @@ def open_endpoint(model: str, settings: Settings) -> Backend:
     )
 
 
+def open_exporter(engine: Backend, port: int) -> Callable[[], None]:
+    """Let Prometheus read the engine's metrics on a port here, until what is returned is called.
+
+    Raises:
+        ModelError: its client is not installed.
+        ConfigError: the port cannot be had.
+    """
+    try:
+        # An optional extra.
+        from quietdesk.engine.prometheus import export
+    except ModuleNotFoundError as error:
+        raise ModelError(
+            f"The package {error.name!r} is not installed: pip install 'quietdesk[metrics]'."
+        ) from None
+    return export(engine, port).close
+
+
 def route_to(address: Address) -> tuple[str, str]:
     """Where text for a model's server goes, and by which way, in words for a reader."""
     # An optional extra.

@@ -30,6 +30,7 @@ def chat(
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
+    metrics_port: options.MetricsPort = None,
 ) -> None:
     r"""Chat line by line. In a pipe each line is a message, and each reply ends with a new line.
 
@@ -45,6 +46,7 @@ def chat(
         seed=seed,
         max_tokens=max_tokens,
         temperature=temperature,
+        metrics_port=metrics_port,
     )
     at_prompt = sys.stdin.isatty()
     with Assistant.open(settings=options.for_conversations(settings, 1)) as assistant:

@@ -30,6 +30,10 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens of a
 Temperature = Annotated[
     float | None, typer.Option("--temperature", help="0 always takes the likeliest word.")
 ]
+MetricsPort = Annotated[
+    int | None,
+    typer.Option("--metrics-port", help="Port on this machine where Prometheus may read metrics."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object, and nothing else.")]
 
 

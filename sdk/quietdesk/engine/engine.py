@@ -22,7 +22,7 @@ from quietdesk.engine.backend import ChatMessage
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
-from quietdesk.engine.metrics import EngineMetrics
+from quietdesk.engine.metrics import EngineMetrics, Timings
 from quietdesk.engine.prefix_cache import WORTH_KEEPING, Parked, PrefixCache, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
@@ -94,6 +94,7 @@ class Engine:
         """How long answers have to be worked on before there is time for reading again."""
         self._next_id = 0
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
+        self._timings = Timings()
         self._busy_s = 0.0
         opened: Future[Runner] = Future()
         self._thread = threading.Thread(
@@ -272,8 +273,13 @@ class Engine:
 
     def metrics(self) -> EngineMetrics:
         """What was done so far, and how things stand."""
-        values: dict[str, int | float] = dict(self._counts)
+        held = {slot.id: len(slot.tokens) for slot in self._cache.slots}
+        held |= {one.slot: one.n_computed for one in list(self._scheduler.running) if one.slot >= 0}
+        values: dict[str, object] = {**self._counts, **self._timings.snapshot()}
         values |= {
+            "n_batch": self._runner.n_batch,
+            "kv_cells": self._runner.n_seq * self._runner.n_ctx,
+            "kv_cells_used": sum(held.values()),
             "n_waiting": len(self._arrived) + len(self._scheduler.waiting),
             "n_running": len(self._scheduler.running),
             "n_slots": self._runner.n_seq,
@@ -436,6 +442,7 @@ class Engine:
         finally:
             self._counts["steps"] += 1
             self._counts["evaluated_tokens"] += batch.n_rows
+            self._timings.rows.observe(batch.n_rows)
 
     def _drop_ended(self, now: float) -> None:
         for sequence in [*self._scheduler.waiting, *self._scheduler.running]:
@@ -471,6 +478,7 @@ class Engine:
         self._note_content(sequence)
         if sequence.started_at is None:
             sequence.started_at = now
+            self._timings.queue.observe(now - sequence.submitted_at)
             sequence.n_cached = held
             self._counts["prompt_tokens"] += sequence.n_prompt
             self._counts["cached_tokens"] += held
@@ -551,8 +559,7 @@ class Engine:
             self._note_content(sequence)
             if not self._runner.can_trim:
                 self._checkpoint(sequence)
-        sequence.last_token_at = now
-        self._say(sequence, tokens)
+        self._say(sequence, tokens, now)
         sequence.draft = ()
         if self._n_draft and alone and sequence.state is State.RUNNING:
             # In a full batch a guess lengthens everybody's step; alone it shortens its own.
@@ -564,7 +571,7 @@ class Engine:
         tokens: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
         self._cache.park(tokens, self._runner.save(sequence.slot))
 
-    def _say(self, sequence: Sequence, tokens: list[int]) -> None:
+    def _say(self, sequence: Sequence, tokens: list[int], now: float) -> None:
         """Append tokens, show what may be shown, end where it has to end."""
         limits = sequence.limits
         said: list[str] = []
@@ -586,6 +593,8 @@ class Engine:
                 reason = FinishReason.LENGTH
                 break
         self._counts["generated_tokens"] += count
+        self._timings.tokens(count, now, sequence.submitted_at, sequence.last_token_at)
+        sequence.last_token_at = now
         # Tokens after the end were verified in vain; they are not in the conversation.
         sequence.n_computed = min(sequence.n_computed, len(sequence.tokens))
         text = "".join(said)

@@ -38,7 +38,7 @@ from quietdesk.engine.endpoint import (
     Kind,
 )
 from quietdesk.engine.estimate import estimate_tokens
-from quietdesk.engine.metrics import EngineMetrics
+from quietdesk.engine.metrics import EngineMetrics, Timings
 from quietdesk.engine.runner import ModelInfo
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream
@@ -147,6 +147,7 @@ class RemoteBackend:
         self._lock = threading.Lock()
         self._closed = False
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
+        self._timings = Timings()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(
             target=self._loop.run_forever, name="quietdesk-remote", daemon=True
@@ -244,7 +245,8 @@ class RemoteBackend:
     def metrics(self) -> EngineMetrics:
         """What was done so far, and how things stand."""
         with self._lock:
-            return EngineMetrics(**self._counts | {"n_slots": self.n_seq})
+            values: dict[str, object] = {**self._counts, **self._timings.snapshot()}
+        return EngineMetrics(**values | {"n_slots": self.n_seq})  # type: ignore[arg-type]
 
     def close(self) -> None:
         """Close every connection; requests under way end as cancelled. Safe to call twice."""
@@ -369,6 +371,7 @@ class RemoteBackend:
 
     def _note_start(self, request: _Request) -> None:
         request.started_at = time.monotonic()
+        self._timings.queue.observe(request.started_at - request.submitted_at)
         with self._lock:
             self._counts["n_waiting"] -= 1
             self._counts["n_running"] += 1
@@ -469,6 +472,7 @@ class RemoteBackend:
         if not (thought or text):
             return
         now = time.monotonic()
+        self._timings.tokens(1, now, request.submitted_at, request.last_token_at)
         request.first_token_at = request.first_token_at or now
         request.last_token_at = now
         request.n_pieces += 1
