@@ -43,6 +43,19 @@ CLOSE_S = 10.0
 LOAD_END_S = 2.0
 """How long quitting waits for a model that is being loaded to notice."""
 
+_SHEETS = (
+    "screens/chat.tcss",
+    "screens/context.tcss",
+    "screens/help.tcss",
+    "screens/palette.tcss",
+    "widgets/composer.tcss",
+    "widgets/conversations.tcss",
+    "widgets/notice.tcss",
+    "widgets/status.tcss",
+    "widgets/transcript.tcss",
+    "widgets/welcome.tcss",
+)
+
 _log = logging.getLogger(__name__)
 
 
@@ -50,18 +63,8 @@ class QuietdeskApp(App[int], inherit_bindings=False):
     """The app around one session."""
 
     TITLE = "Quietdesk"
-    CSS_PATH: ClassVar[CSSPathType | None] = [
-        "screens/chat.tcss",
-        "screens/help.tcss",
-        "screens/context.tcss",
-        "screens/palette.tcss",
-        "widgets/composer.tcss",
-        "widgets/conversations.tcss",
-        "widgets/notice.tcss",
-        "widgets/status.tcss",
-        "widgets/transcript.tcss",
-        "widgets/welcome.tcss",
-    ]
+    # Whole paths: Textual looks for others beside the file of a subclass.
+    CSS_PATH: ClassVar[CSSPathType | None] = [Path(__file__).parent / name for name in _SHEETS]
     BINDINGS: ClassVar[list[BindingType]] = [*keys.bindings("app")]
     COMMANDS: ClassVar[set[type[Provider] | Callable[[], type[Provider]]]] = {Commands}
     NOTIFICATION_TIMEOUT = 5
