@@ -23,6 +23,7 @@ import pty
 import random
 import statistics
 import struct
+import subprocess
 import sys
 import tempfile
 import termios
@@ -36,6 +37,7 @@ from textual.events import Key
 from textual.widgets import TextArea
 
 from quietdesk import Settings
+from quietdesk.engine.device import machine
 from quietdesk.engine.engine import Engine
 from quietdesk.store.memory import MemoryStore
 from quietdesk.testing import ScriptedRunner
@@ -208,6 +210,18 @@ def _ms(seconds: float) -> float:
     return round(1000 * seconds, 2)
 
 
+def commit() -> str:
+    """The commit that is measured."""
+    done = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parent,
+    )
+    return done.stdout.strip()
+
+
 def main() -> None:
     """Measure, print, keep."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -230,8 +244,9 @@ def main() -> None:
     result = {
         "bench": "app",
         "date": date.today().isoformat(),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "machine": f"{machine().cpu}, {machine().cores} cores",
         "python": platform.python_version(),
+        "commit": commit(),
         "command": f"python tests/bench/app.py {' '.join(sys.argv[1:])}".strip(),
         "size": f"{SIZE[1]}x{SIZE[0]}",
         "runs": runs,

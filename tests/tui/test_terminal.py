@@ -115,7 +115,7 @@ def scripted(load_s: float = 0.0) -> tuple[str, ...]:
 
 
 def test_what_was_said_is_there_after_quitting_and_coming_back(terminal: Terminal) -> None:
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     terminal.wait_for("Write a message", "Try one of these")
     terminal.type("Do you ship to Norway?")
     terminal.press("Enter")
@@ -130,7 +130,7 @@ def test_what_was_said_is_there_after_quitting_and_coming_back(terminal: Termina
     terminal.wait_for("not sent yet")
     terminal.press("C-q")
     assert "Traceback" not in terminal.wait_for("EXIT=0")
-    terminal.start(*scripted())
+    terminal.start(*scripted(), size=WHOLE)
     screen = terminal.wait_for("Tell me a long one", "Stopped here", "not sent yet")
     assert "word399" not in screen
     terminal.press("C-c")

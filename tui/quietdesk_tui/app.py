@@ -20,6 +20,7 @@ from rich.text import Text
 from textual.app import App
 from textual.binding import BindingType
 from textual.command import Provider
+from textual.events import Event, InputEvent
 from textual.screen import Screen
 from textual.theme import BUILTIN_THEMES, Theme
 from textual.types import CSSPathType
@@ -31,11 +32,13 @@ from quietdesk.errors import ConfigError
 from quietdesk.store.base import Store
 from quietdesk_tui import keys
 from quietdesk_tui.commands import Commands
+from quietdesk_tui.garbage import Garbage
 from quietdesk_tui.keys import KeyMap
+from quietdesk_tui.markdown import load_lexers
 from quietdesk_tui.memory import Memory
 from quietdesk_tui.screens.chat import ChatScreen
 from quietdesk_tui.screens.help import HelpScreen
-from quietdesk_tui.session import Session
+from quietdesk_tui.session import Phase, Session
 from quietdesk_tui.theme import THEMES
 
 CLOSE_S = 10.0
@@ -95,6 +98,7 @@ class QuietdeskApp(App[int], inherit_bindings=False):
         self._chat = chat or (lambda: ChatScreen(session, memory, key_map, log_file=log_file))
         self._leaving = False
         self._terminal_gone = False
+        self._garbage = Garbage()
         for theme in THEMES:
             self.register_theme(theme)
         self.set_keymap(key_map.own)
@@ -119,6 +123,26 @@ class QuietdeskApp(App[int], inherit_bindings=False):
             with suppress(NotImplementedError):
                 loop.add_signal_handler(signal.SIGTERM, self._end)
                 loop.add_signal_handler(signal.SIGHUP, self._hang_up)
+            self.run_worker(self._keep_smooth())
+
+    async def _keep_smooth(self) -> None:
+        """Do what stops everything for a moment while nobody notices."""
+        self._garbage.settle()
+        while self.session.phase in {Phase.OPENING, Phase.LOADING}:
+            await asyncio.sleep(0.2)
+        await asyncio.to_thread(load_lexers)
+        self._garbage.settle()
+        while True:
+            await asyncio.sleep(0.5)
+            if self.session.turns:
+                self._garbage.moved()
+            self._garbage.rest()
+
+    async def on_event(self, event: Event) -> None:
+        """Every event; those of keys and mouse mean that somebody is there."""
+        if isinstance(event, InputEvent):
+            self._garbage.moved()
+        await super().on_event(event)
 
     def _remember_theme(self, theme: Theme) -> None:
         self.memory.state.theme = theme.name

@@ -258,6 +258,19 @@ def _lexer(language: str) -> Lexer | None:
         return None
 
 
+LIKELY = (
+    *("python", "javascript", "typescript", "json", "bash", "html", "css", "sql", "yaml", "java"),
+    *("c", "cpp", "csharp", "go", "rust", "php", "ruby", "kotlin", "scala", "swift"),
+)
+"""Languages that a reply may well be in."""
+
+
+def load_lexers() -> None:
+    """Load what knows the likely languages: the first use takes up to 150 ms for each."""
+    for language in LIKELY:
+        highlight("", language)
+
+
 def highlight(code: str, language: str) -> Content:
     """Code in the colours of its language; plain where the language is not known."""
     lexer = _lexer(language) if language else None
