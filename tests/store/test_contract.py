@@ -433,11 +433,13 @@ def test_a_message_is_read_back_whole(store: Store) -> None:
     store.finish(full)
     kept = store.messages("c1")[1]
     assert kept.model_copy(update={"created_at": full.created_at}) == full
-    store.add("c1", full.model_copy(update={"id": "r2", "parent_id": "r1"}))
-    assert store.messages("c1")[2] == full.model_copy(update={"id": "r2", "parent_id": "r1"})
+    full_again = full.model_copy(update={"id": "r2", "parent_id": "r1"})
+    store.add("c1", full_again)
+    assert store.messages("c1")[2] == full_again
     bare = store.messages("c1", reports=False)
     # The next prompt begins where the newest one did.
     assert [m.context for m in bare] == [None, None, full.context]
+    assert store.tree("c1", reports=False) == bare and store.tree("c1")[1:] == [kept, full_again]
     assert bare[2].usage == full.usage
 
 

@@ -1,6 +1,7 @@
 """Every action of the chat screen, done with keys as a user does them."""
 
 import asyncio
+import json
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from quietdesk_tui.app import QuietdeskApp
 from quietdesk_tui.keys import ACTIONS, KeyMap
 from quietdesk_tui.memory import Memory
 from quietdesk_tui.screens.context import ContextScreen
+from quietdesk_tui.screens.export import ExportScreen
 from quietdesk_tui.screens.help import HelpScreen
 from quietdesk_tui.session import Phase, Session, Stage
 from quietdesk_tui.widgets.composer import Composer
@@ -92,6 +94,9 @@ class Gate:
 
     def open(self) -> None:
         self._open.set()
+
+    def shut(self) -> None:
+        self._open.clear()
 
 
 # Writing
@@ -184,7 +189,7 @@ async def test_escape_stops_the_reply_and_keeps_it(
         await until(pilot, idle(app))
         assert app.session.messages[-1].finish_reason is FinishReason.CANCELLED
         assert said(app)[1] == app.session.messages[-1].text != ""
-        assert "Stopped here. Ctrl+R" in transcript(app).entries[-1].note
+        assert "Stopped here. Ctrl+G" in transcript(app).entries[-1].note
 
 
 async def test_escape_stops_while_the_prompt_is_read(
@@ -383,6 +388,211 @@ async def test_the_reader_is_left_alone_while_a_reply_streams(
         await pilot.press("ctrl+home")
         await pilot.pause()
         assert view.scroll_offset.y == 0
+
+
+# Branches
+
+
+def versions(app: QuietdeskApp) -> list[str]:
+    """The versions of each message as they are told."""
+    return [f"{e.version}/{e.versions}" for e in transcript(app).entries if e.kind != "day"]
+
+
+async def test_an_edited_message_begins_a_branch_and_the_old_one_is_kept(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    app = picture.sample_app(replies=["Yes, and to Chile too."])
+    async with running(app) as pilot:
+        before = said(app)
+        await write(pilot, "draft")
+        await pilot.press("alt+up", "alt+up", "alt+up", "alt+up", "f4")
+        assert composer(app).text == before[0] and "leaves it" in str(composer(app).border_title)
+        composer(app).replace_text("Do you ship to Chile?")
+        await pilot.press("enter")
+        await until(pilot, lambda: not app.session.turns and len(said(app)) == 2)
+        assert said(app) == ["Do you ship to Chile?", "Yes, and to Chile too."]
+        assert versions(app) == ["2/2", "1/1"]
+        assert composer(app).text == "draft" and not composer(app).border_title
+        await pilot.press("alt+left")
+        await until(pilot, lambda: said(app) == before)
+        assert versions(app) == ["1/2", "1/1", "1/1", "1/1"]
+        assert transcript(app).selected is transcript(app).entries[0]
+        await pilot.press("alt+left")
+        await until(pilot, lambda: "first version" in toasts(app))
+        await pilot.press("alt+right")
+        await until(pilot, lambda: len(said(app)) == 2)
+        assert versions(app) == ["2/2", "1/1"]
+
+
+async def test_an_edit_that_is_left_gives_the_draft_back_and_loses_nothing(
+    picture: ModuleType, running: Running
+) -> None:
+    app = picture.sample_app()
+    async with running(app) as pilot:
+        await write(pilot, "draft")
+        await pilot.press("f4")
+        assert composer(app).text == "Can you give me the formula in Python?"
+        await write(pilot, "!")
+        await pilot.press("escape")
+        assert composer(app).text == "draft" and not app.session.turns
+        composer(app).replace_text("")
+        await pilot.press("up")
+        assert composer(app).text == "Can you give me the formula in Python?!"
+
+
+async def test_only_own_messages_are_edited(picture: ModuleType, running: Running) -> None:
+    app = picture.sample_app()
+    async with running(app) as pilot:
+        await pilot.press("alt+up", "f4")
+        await pilot.pause()
+        assert "Only what you wrote" in toasts(app) and composer(app).text == ""
+
+
+async def test_a_refused_edit_can_be_gone_on_with(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    app = picture.sample_app(n_ctx=600)
+    async with running(app) as pilot:
+        before = said(app)
+        await pilot.press("f4")
+        text = "word " * 2000
+        composer(app).replace_text(text)
+        await pilot.press("enter")
+        await until(pilot, lambda: bool(toasts(app)) and composer(app).text == text)
+        await until(pilot, lambda: said(app) == before)
+        assert composer(app).has_class("-editing")
+        await pilot.press("escape")
+        assert composer(app).text == ""
+
+
+async def test_versions_of_a_reply_are_changed_with_the_mouse(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    app = picture.sample_app(conversation_id="c-1", replies=["Another one."])
+    async with running(app) as pilot:
+        old = said(app)[-1]
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: not app.session.turns and said(app)[-1] == "Another one.")
+        assert versions(app) == ["1/1", "2/2"]
+        view = transcript(app)
+
+        def place(sign: str) -> tuple[int, int]:
+            rows = [view.render_line(y).text for y in range(view.size.height)]
+            y = next(y for y, row in enumerate(rows) if sign in row)
+            return rows[y].index(sign), y
+
+        await pilot.click(view, offset=place("‹ 2/2"))
+        await until(pilot, lambda: said(app)[-1] == old)
+        x, y = place("1/2 ›")
+        await pilot.click(view, offset=(x + 4, y))
+        await until(pilot, lambda: said(app)[-1] == "Another one.")
+
+
+async def test_versions_stand_still_while_a_reply_is_written(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    gate = Gate()
+    app = picture.sample_app(replies=["one", "two three four five"], fails=gate)
+    async with running(app) as pilot:
+        gate.open()
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: not app.session.turns and said(app)[-1] == "one")
+        gate.shut()
+        await write(pilot, "Go")
+        await pilot.press("enter")
+        await until(pilot, lambda: app.session.turn is not None and app.session.turn.has_begun)
+        await pilot.press("alt+left")
+        await until(pilot, lambda: "being written" in toasts(app))
+        await pilot.press("f4", "f9")
+        await pilot.pause()
+        assert not composer(app).has_class("-editing") and app.session.current_id == "c-0"
+        gate.open()
+        await until(pilot, idle(app))
+
+
+async def test_a_cut_reply_is_gone_on_with(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    gate = Gate()
+    app = picture.sample_app(conversation_id="c-1", replies=[" arrives later, write."], fails=gate)
+    async with running(app) as pilot:
+        cut = said(app)[-1]
+        assert "Ctrl+G goes on" in transcript(app).entries[-1].note
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: app.session.turn is not None and app.session.turn.has_begun)
+        assert said(app)[-1] == cut
+        gate.open()
+        await until(pilot, idle(app))
+        assert said(app)[-1] == f"{cut} arrives later, write." == app.session.messages[-1].text
+        assert versions(app) == ["1/1", "2/2"]
+        await pilot.press("ctrl+g")
+        await until(pilot, lambda: "was not cut" in toasts(app))
+
+
+async def test_a_fork_begins_with_what_was_said_up_to_the_selected_message(
+    picture: ModuleType, running: Running, until: Until
+) -> None:
+    app = picture.sample_app()
+    async with running(app) as pilot:
+        whole = said(app)
+        await pilot.press("alt+up", "alt+up", "alt+up", "f9")
+        await until(pilot, lambda: app.session.current_id != "c-0")
+        assert said(app) == whole[:2] and app.session.info.title == "Shipping to Norway (fork)"
+        await until(pilot, lambda: len(listed(app)) == len(picture.SAMPLES) + 1)
+        app.chat.go_to("c-0")
+        await until(pilot, lambda: said(app) == whole)
+
+
+async def test_a_conversation_is_saved_as_markdown_and_as_json(
+    picture: ModuleType, running: Running, until: Until, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    app = picture.sample_app(replies=["Again."])
+    async with running(app) as pilot:
+        await pilot.press("ctrl+r")
+        await until(pilot, lambda: not app.session.turns and said(app)[-1] == "Again.")
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, ExportScreen))
+        await pilot.press("enter")
+        file = tmp_path / "shipping-to-norway.md"
+        await until(pilot, file.exists)
+        text = file.read_text(encoding="utf-8")
+        assert "# Shipping to Norway" in text and "**bot**: Again." in text
+        assert picture.CODE not in text
+        file.write_text("mine")
+        await until(pilot, lambda: "Saved as" in toasts(app))
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, ExportScreen))
+        await pilot.press("enter")
+        note = app.screen.query_one("#export-note", Static)
+        await until(pilot, lambda: "once more" in str(note.render()))
+        assert file.read_text() == "mine"
+        await pilot.press("tab", "enter")
+        saved = tmp_path / "shipping-to-norway.json"
+        await until(pilot, saved.exists)
+        told = json.loads(saved.read_text(encoding="utf-8"))
+        assert {"Again.", picture.CODE} <= {message["text"] for message in told["messages"]}
+        assert file.read_text() == "mine"
+
+
+async def test_a_file_that_cannot_be_written_is_told(
+    picture: ModuleType, running: Running, until: Until, tmp_path: Path
+) -> None:
+    app = picture.sample_app()
+    async with running(app) as pilot:
+        await pilot.press("ctrl+s")
+        await until(pilot, lambda: isinstance(app.screen, ExportScreen))
+        note = app.screen.query_one("#export-note", Static)
+        for name, told in (
+            ("chat.txt", ".md or in .json"),
+            (str(tmp_path / "none" / "chat.md"), "no folder"),
+        ):
+            app.screen.query_one(Input).value = name
+            await pilot.press("enter")
+            await until(pilot, lambda told=told: told in str(note.render()))
+        await pilot.press("escape")
+        await until(pilot, lambda: app.screen is app.chat)
 
 
 # Conversations
@@ -714,7 +924,7 @@ def test_a_theme_chosen_in_the_app_holds_until_the_settings_change() -> None:
 async def test_the_help_shows_every_action_with_the_keys_in_force(
     picture: ModuleType, running: Running, until: Until
 ) -> None:
-    settings = Settings.model_validate({"app": {"keys": {"regenerate": "ctrl+g"}}})
+    settings = Settings.model_validate({"app": {"keys": {"regenerate": "alt+r"}}})
     app = picture.sample_app(settings=settings)
     async with running(app) as pilot:
         await pilot.press("f1")
@@ -722,7 +932,7 @@ async def test_the_help_shows_every_action_with_the_keys_in_force(
         text = "\n".join(str(static.render()) for static in app.screen.query(Static))
         for action in ACTIONS:
             assert action.title in text and app.key_map.names(action.id) in text
-        assert "Ctrl+G" in text and "Ctrl+R" not in text and "config.toml" in text
+        assert "Alt+R" in text and "Ctrl+R" not in text and "config.toml" in text
         await pilot.press("f1")
         await pilot.pause()
         assert app.screen is app.chat
@@ -731,20 +941,20 @@ async def test_the_help_shows_every_action_with_the_keys_in_force(
 async def test_own_keys_do_what_they_are_for(
     picture: ModuleType, running: Running, until: Until
 ) -> None:
-    keys = {"regenerate": "ctrl+g", "send": "ctrl+s", "newline": "enter", "quit": "f10"}
+    keys = {"regenerate": "alt+r", "send": "alt+s", "newline": "enter", "quit": "f10"}
     settings = Settings.model_validate({"app": {"keys": keys}})
     app = picture.sample_app(settings=settings, replies=["Again.", "Sent."])
     async with running(app) as pilot:
         await pilot.press("ctrl+r")
         await pilot.pause()
         assert not app.session.turns
-        await pilot.press("ctrl+g")
+        await pilot.press("alt+r")
         await until(pilot, lambda: not app.session.turns and said(app)[-1] == "Again.")
         await write(pilot, "a")
         await pilot.press("enter")
         await write(pilot, "b")
         assert composer(app).text == "a\nb"
-        await pilot.press("ctrl+s")
+        await pilot.press("alt+s")
         await until(pilot, lambda: not app.session.turns and said(app)[-1] == "Sent.")
         await pilot.press("ctrl+q")
         assert app._exit is False

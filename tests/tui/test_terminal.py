@@ -125,7 +125,7 @@ def test_what_was_said_is_there_after_quitting_and_coming_back(terminal: Termina
     terminal.press("Enter")
     terminal.wait_for("A long story:", "word3")
     terminal.press("Escape")
-    terminal.wait_for("Stopped here. Ctrl+R writes it again.")
+    terminal.wait_for("Stopped here. Ctrl+G goes on")
     terminal.type("not sent yet")
     terminal.wait_for("not sent yet")
     terminal.press("C-q")

@@ -49,6 +49,7 @@ LOAD_END_S = 2.0
 _SHEETS = (
     "screens/chat.tcss",
     "screens/context.tcss",
+    "screens/export.tcss",
     "screens/help.tcss",
     "screens/palette.tcss",
     "widgets/composer.tcss",

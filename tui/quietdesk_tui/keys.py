@@ -66,8 +66,50 @@ def _messages() -> Iterator[Action]:
         "Again",
         "Write the last reply again",
         group,
-        rank=5,
+        rank=6,
         more="The old one is kept beside it.",
+    )
+    yield Action(
+        "go_on",
+        ("ctrl+g",),
+        "Go on",
+        "Go on with a reply that was cut",
+        group,
+        rank=4,
+        more="The shorter one is kept beside it.",
+    )
+    yield Action(
+        "edit",
+        ("f4",),
+        "Edit",
+        "Edit your selected message, or the last one",
+        group,
+        rank=8,
+        more="Both ways of the conversation are kept.",
+    )
+    yield Action(
+        "previous_version",
+        ("alt+left",),
+        "Version before",
+        "Show the version before of a message",
+        group,
+        more="Or click on ‹ 2/3 ›. Of the selected message, or of the last one with several.",
+    )
+    yield Action(
+        "next_version",
+        ("alt+right",),
+        "Version after",
+        "Show the version after of a message",
+        group,
+    )
+    yield Action(
+        "fork",
+        ("f9",),
+        "Fork",
+        "Fork the conversation at the selected message",
+        group,
+        rank=12,
+        more="Or all of it: a copy to go on with, in the list.",
     )
     yield Action(
         "copy_reply",
@@ -75,7 +117,7 @@ def _messages() -> Iterator[Action]:
         "Copy",
         "Copy the last reply",
         group,
-        rank=6,
+        rank=7,
         more="Or the selected message.",
     )
     yield Action("copy_code", ("alt+y",), "Copy code", "Copy the code in it", group)
@@ -95,7 +137,7 @@ def _messages() -> Iterator[Action]:
         "Context",
         "Show what the model saw",
         group,
-        rank=7,
+        rank=8,
         more="And what it did not see, and why.",
     )
 
@@ -109,14 +151,23 @@ def _conversations() -> Iterator[Action]:
         "Search",
         "Search in all conversations",
         group,
-        rank=4,
+        rank=5,
         more="In titles and in everything that was said.",
     )
-    yield Action("list", ("ctrl+l",), "List", "Show or hide the list", group, rank=8)
+    yield Action("list", ("ctrl+l",), "List", "Show or hide the list", group, rank=9)
     yield Action("previous_conversation", ("f6",), "Up", "Open the conversation above", group)
     yield Action("next_conversation", ("f7",), "Down", "Open the conversation below", group)
-    yield Action("rename", ("f2",), "Rename", "Rename the conversation", group, rank=9)
-    yield Action("delete", ("f8",), "Delete", "Delete the conversation", group, rank=10)
+    yield Action("rename", ("f2",), "Rename", "Rename the conversation", group, rank=10)
+    yield Action("delete", ("f8",), "Delete", "Delete the conversation", group, rank=11)
+    yield Action(
+        "export",
+        ("ctrl+s",),
+        "Save",
+        "Save the conversation as a file",
+        group,
+        rank=13,
+        more="As Markdown or JSON.",
+    )
     yield Action("undo", ("ctrl+z",), "Undo", "Bring the deleted conversation back", group)
 
 
@@ -136,7 +187,7 @@ def _app() -> Iterator[Action]:
         more="Quit if nothing is.",
     )
     yield Action(
-        "quit", ("ctrl+q",), "Quit", "Quit", group, "app", rank=11, more="Everything is kept."
+        "quit", ("ctrl+q",), "Quit", "Quit", group, "app", rank=14, more="Everything is kept."
     )
 
 

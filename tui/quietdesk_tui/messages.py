@@ -49,6 +49,16 @@ class MessageSelected(Message):
         super().__init__()
 
 
+class VersionWanted(Message):
+    """Another version of a message is to be shown."""
+
+    def __init__(self, message_id: str, direction: int) -> None:
+        """Its id; -1: the version before; 1: the one after."""
+        self.message_id = message_id
+        self.direction = direction
+        super().__init__()
+
+
 class ExampleChosen(Message):
     """An example question of the welcome text was chosen."""
 

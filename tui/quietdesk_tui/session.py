@@ -17,8 +17,10 @@ from typing import TypeVar
 
 from quietdesk import (
     Assistant,
+    Author,
     ContextReport,
     ConversationInfo,
+    FinishReason,
     Message,
     QuietdeskError,
     Reply,
@@ -26,10 +28,18 @@ from quietdesk import (
     Usage,
 )
 from quietdesk.assistant import open_store
+from quietdesk.cli.output import write_whole
+from quietdesk.conversation import Conversation
 from quietdesk.engine.backend import Backend
-from quietdesk.errors import ConversationBusyError, EngineClosedError, UnknownNameError
+from quietdesk.errors import (
+    ConversationBusyError,
+    EngineClosedError,
+    UnknownNameError,
+    UsageError,
+)
 from quietdesk.loading import open_engine
 from quietdesk.store.base import Store
+from quietdesk.store.document import Form, document
 
 NEW = ""
 """The id of a conversation in which nothing was said yet."""
@@ -53,6 +63,19 @@ class Phase(StrEnum):
     CLOSED = "closed"
 
 
+class Act(StrEnum):
+    """What a turn is."""
+
+    SAY = "say"
+    """A new message and its reply."""
+    EDIT = "edit"
+    """Other words in the place of an earlier message, and their reply."""
+    AGAIN = "again"
+    """Another version of the last reply."""
+    GO_ON = "go on"
+    """The last reply, which was cut, and more."""
+
+
 class Stage(StrEnum):
     """How far a turn has come."""
 
@@ -70,10 +93,13 @@ class Turn:
 
     conversation_id: str
     """`NEW` until the conversation exists."""
+    act: Act
     question: str | None
-    """What was sent; None: the last reply is written again."""
+    """What was sent; None where nothing new is said."""
     started: float
     """When it was sent, on the session's clock."""
+    replaces: str = ""
+    """Of an edit: the message whose place it takes."""
     began: float = 0.0
     """When the model had it, on the session's clock."""
     stage: Stage = Stage.WAITING
@@ -82,6 +108,7 @@ class Turn:
     has_begun: bool = False
     cancelled: bool = False
     parts: list[str] = field(default_factory=list)
+    """What was said so far, piece by piece; begins with the cut reply that is gone on with."""
 
     @property
     def text(self) -> str:
@@ -136,11 +163,14 @@ class Figures:
     """Messages that the model did not see in their own words."""
 
     @property
+    def used(self) -> int:
+        """Tokens that prompt and reply take."""
+        return self.usage.prompt_tokens + self.usage.completion_tokens
+
+    @property
     def fill(self) -> float:
         """Share of the context that prompt and reply take, 0 to 1."""
-        if not self.n_ctx:
-            return 0.0
-        return min((self.usage.prompt_tokens + self.usage.completion_tokens) / self.n_ctx, 1.0)
+        return min(self.used / self.n_ctx, 1.0) if self.n_ctx else 0.0
 
 
 class Session:
@@ -152,6 +182,7 @@ class Session:
         progress: Share of the model that is loaded, 0 to 1.
         info: The open conversation; None: a new one, not begun.
         messages: Its messages when it was opened, and what ended since.
+        siblings: The ids of each message's versions, where there are several.
         turns: What is under way, by conversation.
         unread: Conversations in which a reply ended while another one was open.
     """
@@ -178,6 +209,7 @@ class Session:
         self.progress = 0.0
         self.info: ConversationInfo | None = None
         self.messages: list[Message] = []
+        self.siblings: dict[str, tuple[str, ...]] = {}
         self.turns: dict[str, Turn] = {}
         self.unread: set[str] = set()
         self.clock = clock
@@ -288,25 +320,25 @@ class Session:
             if_idle: Leave things as they are where something was sent meanwhile.
         """
         if conversation_id == NEW:
-            self.info, self.messages = None, []
+            self._leave()
             return True
         store = self._store
         if store is None:
             return False
         try:
-            info, messages = await self._aside(
-                lambda: (
-                    store.conversation(conversation_id),
-                    store.messages(conversation_id, reports=False),
-                )
+            info, (messages, siblings) = await self._aside(
+                lambda: (store.conversation(conversation_id), _read(store, conversation_id))
             )
         except UnknownNameError:
             return False
         if if_idle and self.turns:
             return False
-        self.info, self.messages = info, messages
+        self.info, self.messages, self.siblings = info, messages, siblings
         self.unread.discard(info.id)
         return True
+
+    def _leave(self) -> None:
+        self.info, self.messages, self.siblings = None, [], {}
 
     async def rename(self, conversation_id: str, title: str) -> str:
         """Give it another title, which is returned; an empty one changes nothing."""
@@ -332,7 +364,7 @@ class Session:
         await self._aside(lambda: store.delete(conversation_id))
         self._deleted.append(info)
         if self.info is not None and self.info.id == conversation_id:
-            self.info, self.messages = None, []
+            self._leave()
         return info
 
     @property
@@ -349,6 +381,62 @@ class Session:
         await self._aside(lambda: store.restore(info.id))
         self._deleted.remove(info)
         return info
+
+    async def export(self, path: Path) -> None:
+        """Write the open conversation to a file, which is replaced if it is there.
+
+        Args:
+            path: `.json` has every branch and every figure, `.md` what is said as it stands.
+
+        Raises:
+            UsageError: another ending, or it cannot be written.
+        """
+        forms: dict[str, Form] = {".json": "json", ".md": "markdown"}
+        form = forms.get(path.suffix.lower())
+        if form is None:
+            raise UsageError(f"The file {str(path)!r} ends neither in .md nor in .json.")
+        if self.info is None:
+            raise UsageError("Nothing was said yet.")
+        store, conversation_id = self._require_store(), self.info.id
+        await self._aside(
+            lambda: write_whole(path, document(store, conversation_id, form), force=True)
+        )
+
+    # Branches
+
+    async def select(self, message_id: str) -> None:
+        """Make the branch through a message of the open conversation the active one.
+
+        Raises:
+            ConversationBusyError: a reply is being written there.
+        """
+        conversation = await self._resume()
+        await self._aside(lambda: conversation.select(message_id))
+        await self._read_again(conversation.id)
+
+    async def fork(self, message_id: str | None) -> str:
+        """A new conversation that begins with a copy of the open one, up to a message; its id.
+
+        Raises:
+            ConversationBusyError: a reply is being written there.
+        """
+        conversation = await self._resume()
+        title = conversation.info.title
+
+        def work() -> str:
+            copy = conversation.fork(message_id)
+            self._require_store().rename(copy.id, f"{title} (fork)")
+            return copy.id
+
+        return await self._aside(work)
+
+    async def _resume(self) -> Conversation:
+        if self.turn is not None:
+            raise ConversationBusyError(self.current_id)
+        if self._assistant is None or self.info is None:
+            raise UsageError("Branches can be used once the model is loaded.")
+        assistant, conversation_id = self._assistant, self.info.id
+        return await self._aside(lambda: assistant.resume(conversation_id))
 
     # Turns
 
@@ -367,22 +455,39 @@ class Session:
         """Whether there is a reply that could be written again now."""
         return bool(self.messages) and self.turn is None and self.phase is Phase.READY
 
+    @property
+    def can_go_on(self) -> bool:
+        """Whether the last reply was cut and could be gone on with now."""
+        return self.can_regenerate and _was_cut(self.messages[-1])
+
     def say(self, text: str) -> Turn:
         """Send a message in the open conversation; `follow` tells what becomes of it.
 
         Raises:
             ConversationBusyError: a reply is being written there already.
         """
-        return self._add_turn(text)
+        return self._add_turn(Act.SAY, text)
+
+    def edit(self, message_id: str, text: str) -> Turn:
+        """Say something else in the place of an earlier message; raises as `say` does."""
+        turn = self._add_turn(Act.EDIT, text)
+        turn.replaces = message_id
+        return turn
 
     def regenerate(self) -> Turn:
         """Write the last reply again; raises as `say` does."""
-        return self._add_turn(None)
+        return self._add_turn(Act.AGAIN)
 
-    def _add_turn(self, question: str | None) -> Turn:
+    def go_on(self) -> Turn:
+        """Go on with the last reply, which was cut; raises as `say` does."""
+        turn = self._add_turn(Act.GO_ON)
+        turn.parts.append(self.messages[-1].text)
+        return turn
+
+    def _add_turn(self, act: Act, question: str | None = None) -> Turn:
         if self.turn is not None:
             raise ConversationBusyError(self.current_id)
-        turn = Turn(self.current_id, question, self.clock())
+        turn = Turn(self.current_id, act, question, self.clock())
         self.turns[turn.conversation_id] = turn
         return turn
 
@@ -435,7 +540,6 @@ class Session:
         if turn.cancelled or assistant is None:
             return
         turn.stage = Stage.READING
-        question = turn.question
         if turn.conversation_id == NEW:
             conversation = await self._aside(assistant.start)
             viewed = self.info is None
@@ -443,11 +547,11 @@ class Session:
             turn.conversation_id = conversation.id
             self.turns[conversation.id] = turn
             if viewed:
-                self.info, self.messages = await self._aside(lambda: conversation.info), []
+                self._leave()
+                self.info = await self._aside(lambda: conversation.info)
         else:
             conversation = await self._aside(lambda: assistant.resume(turn.conversation_id))
-        reply = conversation.aregenerate() if question is None else conversation.astream(question)
-        turn.reply = reply
+        reply = turn.reply = _reply(conversation, turn)
         if turn.cancelled:
             reply.cancel()
         try:
@@ -468,7 +572,7 @@ class Session:
         turn.conversation_id = NEW
         self.turns.setdefault(NEW, turn)
         if self.current_id == empty_id:
-            self.info, self.messages = None, []
+            self._leave()
         try:
             await self._aside(lambda: store.delete(empty_id))
             await self._aside(lambda: store.purge([empty_id]))
@@ -479,16 +583,16 @@ class Session:
         if self.current_id != turn.conversation_id:
             self.unread.add(turn.conversation_id)
             return
-        store = self._require_store()
         try:
-            messages = await self._aside(
-                lambda: store.messages(turn.conversation_id, reports=False)
-            )
+            await self._read_again(turn.conversation_id)
         except QuietdeskError as error:
             _log.warning("The conversation could not be read again: %s", error)
-            return
-        if self.current_id == turn.conversation_id:
-            self.messages = messages
+
+    async def _read_again(self, conversation_id: str) -> None:
+        store = self._require_store()
+        messages, siblings = await self._aside(lambda: _read(store, conversation_id))
+        if self.current_id == conversation_id:
+            self.messages, self.siblings = messages, siblings
 
     def cancel(self) -> bool:
         """Stop what is under way in the open conversation; whether there was something."""
@@ -586,6 +690,35 @@ class Session:
 
     async def _aside(self, call: Callable[[], _T]) -> _T:
         return await asyncio.to_thread(call)
+
+
+def _read(store: Store, conversation_id: str) -> tuple[list[Message], dict[str, tuple[str, ...]]]:
+    """The messages of a conversation as it stands, and the versions of those with several."""
+    messages = store.messages(conversation_id, reports=False)
+    below: dict[str | None, list[str]] = {}
+    for message in store.tree(conversation_id, reports=False):
+        below.setdefault(message.parent_id, []).append(message.id)
+    siblings = {message.id: tuple(below.get(message.parent_id, ())) for message in messages}
+    return messages, {key: ids for key, ids in siblings.items() if len(ids) > 1}
+
+
+def _reply(conversation: Conversation, turn: Turn) -> Reply:
+    """The reply that a turn is for, not begun."""
+    match turn.act:
+        case Act.SAY:
+            return conversation.astream(turn.question or "")
+        case Act.EDIT:
+            return conversation.aedit(turn.replaces, turn.question or "")
+        case Act.AGAIN:
+            return conversation.aregenerate()
+        case Act.GO_ON:
+            return conversation.aproceed()
+
+
+def _was_cut(message: Message) -> bool:
+    """Whether a reply ended otherwise than by the model's own will."""
+    ends = {None, FinishReason.STOP}
+    return message.author is Author.BOT and message.finish_reason not in ends
 
 
 def _problem(error: Exception | None) -> QuietdeskError:

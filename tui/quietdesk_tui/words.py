@@ -27,16 +27,23 @@ NAMES = {
 
 
 def end_note(
-    message: Message, *, again_key: str = "", error: QuietdeskError | None = None
+    message: Message,
+    *,
+    again_key: str = "",
+    go_on_key: str = "",
+    error: QuietdeskError | None = None,
 ) -> tuple[str, str]:
     """What to say below a reply about how it ended, and in which style; both empty: nothing.
 
     Args:
         message: The reply.
         again_key: The key that writes it again; empty where that cannot be done.
+        go_on_key: The key that goes on with it.
         error: What went wrong, where that is known.
     """
     again = f" {again_key} writes it again." if again_key else ""
+    if again and go_on_key and message.text:
+        again = f" {go_on_key} goes on, {again_key} writes it again."
     match message.finish_reason:
         case FinishReason.CANCELLED if message.text:
             return f"■ Stopped here.{again}", ".note"

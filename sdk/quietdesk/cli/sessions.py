@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -10,7 +10,7 @@ from rich.table import Table
 
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
-from quietdesk.types import ConversationInfo, Message
+from quietdesk.store.document import Form, document, to_json, to_markdown
 
 app = typer.Typer(help="List, show, export and delete conversations.", no_args_is_help=True)
 
@@ -58,9 +58,9 @@ def show(
         info = store.conversation(conversation_id)
         messages = store.messages(info.id)
     if as_json:
-        print_json(_as_json(info, messages))
+        print_json(to_json(info, messages))
     else:
-        sys.stdout.write(_as_markdown(info, messages))
+        sys.stdout.write(to_markdown(info, messages))
 
 
 @app.command()
@@ -69,9 +69,7 @@ def export(
     to: Annotated[
         Path | None, typer.Option("--output", "-o", help="The file; standard output if left out.")
     ] = None,
-    form: Annotated[
-        Literal["json", "markdown"], typer.Option("--format", "-f", help="How it is written.")
-    ] = "json",
+    form: Annotated[Form, typer.Option("--format", "-f", help="How it is written.")] = "json",
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
     database: options.Database = None,
 ) -> None:
@@ -80,9 +78,7 @@ def export(
     Example: quietdesk sessions export c-1f2e -f markdown -o chat.md
     """
     with options.opened(database) as store:
-        info = store.conversation(conversation_id)
-        messages = store.tree(info.id) if form == "json" else store.messages(info.id)
-    whole = _as_json(info, messages) if form == "json" else _as_markdown(info, messages)
+        whole = document(store, conversation_id, form)
     if to is not None:
         write_whole(to, whole, force=force)
     elif isinstance(whole, str):
@@ -121,21 +117,3 @@ def restore(conversation_id: str, database: options.Database = None) -> None:
     """Bring a deleted conversation back, by its whole id."""
     with options.opened(database) as store:
         store.restore(conversation_id)
-
-
-def _as_json(info: ConversationInfo, messages: list[Message]) -> dict[str, object]:
-    return {
-        "conversation": info.model_dump(mode="json"),
-        "messages": [message.model_dump(mode="json") for message in messages],
-    }
-
-
-def _as_markdown(info: ConversationInfo, messages: list[Message]) -> str:
-    parts = [f"# {info.title or info.id}\n"]
-    if info.system:
-        parts.append(f"**system:** {info.system}\n")
-    for message in messages:
-        end = message.finish_reason
-        mark = f" ({end})" if end not in (None, "stop") else ""
-        parts.append(f"**{message.author}**{mark}: {message.text}\n")
-    return "\n".join(parts)

@@ -109,8 +109,8 @@ class Store(Protocol):
         """
         ...
 
-    def tree(self, conversation_id: str) -> list[Message]:
-        """Every message of every branch, in the order of writing."""
+    def tree(self, conversation_id: str, *, reports: bool = True) -> list[Message]:
+        """Every message of every branch, in the order of writing; `reports` as in `messages`."""
         ...
 
     def select(self, conversation_id: str, leaf_id: str) -> None:

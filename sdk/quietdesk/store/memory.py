@@ -162,13 +162,7 @@ class MemoryStore:
             if leaf_id is not None and leaf_id not in kept.messages:
                 raise tree.unknown_message(conversation_id, leaf_id, kept.messages)
             way = kept.way(kept.leaf_id if leaf_id is None else leaf_id)
-        if reports:
-            return way
-        newest = next((m.id for m in reversed(way) if m.context is not None), None)
-        return [
-            m.model_copy(update={"context": m.context if m.id == newest else None, "recipe": None})
-            for m in way
-        ]
+        return way if reports else _bare(way)
 
     def find_message(self, message_id: str) -> tuple[str, Message]:
         """A message by its id or a beginning of it, and the id of its conversation."""
@@ -185,10 +179,11 @@ class MemoryStore:
             raise tree.unfound_message(message_id, fits or known, several=bool(fits))
         return known[fits[0]]
 
-    def tree(self, conversation_id: str) -> list[Message]:
-        """Every message of every branch, in the order of writing."""
+    def tree(self, conversation_id: str, *, reports: bool = True) -> list[Message]:
+        """Every message of every branch, in the order of writing; `reports` as in `messages`."""
         with self._lock:
-            return list(self._get(conversation_id).messages.values())
+            kept = list(self._get(conversation_id).messages.values())
+        return kept if reports else _bare(kept)
 
     def select(self, conversation_id: str, leaf_id: str) -> None:
         """Make another message the active leaf."""
@@ -431,3 +426,12 @@ class MemoryStore:
 def _own(info: ConversationInfo) -> ConversationInfo:
     """A copy that shares nothing that can be changed."""
     return info.model_copy(update={"metadata": copy.deepcopy(info.metadata)})
+
+
+def _bare(messages: Sequence[Message]) -> list[Message]:
+    """The messages without what takes most of the room, the newest report aside."""
+    newest = next((m.id for m in reversed(messages) if m.context is not None), None)
+    return [
+        m.model_copy(update={"context": m.context if m.id == newest else None, "recipe": None})
+        for m in messages
+    ]

@@ -347,11 +347,11 @@ class SqlStore:
             return fits[0].owner, self._messages(connection, [row], rows, True)[0]
 
     @_repeatable
-    def tree(self, conversation_id: str) -> list[Message]:
-        """Every message of every branch, in the order of writing."""
+    def tree(self, conversation_id: str, *, reports: bool = True) -> list[Message]:
+        """Every message of every branch, in the order of writing; `reports` as in `messages`."""
         with self._read() as connection:
             rows = self._rows(connection, self._find(connection, conversation_id).number)
-            return self._messages(connection, list(rows.values()), rows, True)
+            return self._messages(connection, list(rows.values()), rows, reports)
 
     def select(self, conversation_id: str, leaf_id: str) -> None:
         """Make another message the active leaf."""

@@ -21,6 +21,7 @@ from quietdesk_tui import keys, messages, words
 from quietdesk_tui.keys import KeyMap
 from quietdesk_tui.memory import Memory
 from quietdesk_tui.screens.context import ContextScreen
+from quietdesk_tui.screens.export import ExportScreen
 from quietdesk_tui.session import (
     NEW,
     Began,
@@ -86,6 +87,8 @@ class ChatScreen(Screen[None]):
         self._query = ""
         self._undo_until_edit = False
         self._saving = False
+        self._editing: Message | None = None
+        self._set_aside = ""
 
     def compose(self) -> ComposeResult:
         """List on the left, the open conversation on the right, two lines below."""
@@ -214,6 +217,7 @@ class ChatScreen(Screen[None]):
         await self._refresh_list()
 
     async def _open(self, conversation_id: str) -> bool:
+        self._end_edit()
         self._keep_draft()
         try:
             found = await self.session.open(conversation_id)
@@ -250,10 +254,13 @@ class ChatScreen(Screen[None]):
             if turn.reply is not None and turn.reply.id in stored:
                 # The store has the open reply up to its last checkpoint; the turn has all of it.
                 entries = [entry for entry in entries if entry.key != turn.reply.id]
-            elif turn.question is not None:
-                entries.append(self._question_entry(turn))
-            elif entries and entries[-1].kind == "bot":
+            elif turn.question is None and entries and entries[-1].kind == "bot":
                 entries.pop()
+            elif turn.question is not None:
+                keys_shown = [entry.key for entry in entries]
+                if turn.replaces in keys_shown:
+                    del entries[keys_shown.index(turn.replaces) :]
+                entries.append(self._question_entry(turn))
             entries.append(self._reply_entry(turn))
         self._transcript.show(entries)
         if turn is not None and turn.stage is not Stage.WRITING:
@@ -290,9 +297,8 @@ class ChatScreen(Screen[None]):
         return entries
 
     def _entry(self, message: Message, *, is_last: bool) -> Entry:
-        again = self.key_map.name("regenerate") if is_last else ""
-        note, style = words.end_note(message, again_key=again)
-        return Entry(
+        note, style = self._end_note(message) if is_last else words.end_note(message)
+        entry = Entry(
             message.id,
             message.author.value,
             message.text,
@@ -301,6 +307,17 @@ class ChatScreen(Screen[None]):
             note=note,
             note_style=style,
         )
+        self._tell_version(entry)
+        return entry
+
+    def _end_note(self, message: Message, error: QuietdeskError | None = None) -> tuple[str, str]:
+        """What to say below the last reply, and in which style."""
+        again, go_on = (self.key_map.name(action) for action in ("regenerate", "go_on"))
+        return words.end_note(message, again_key=again, go_on_key=go_on, error=error)
+
+    def _tell_version(self, entry: Entry) -> None:
+        ids = self.session.siblings.get(entry.key, (entry.key,))
+        entry.set_version(ids.index(entry.key) + 1, len(ids))
 
     def _question_entry(self, turn: Turn) -> Entry:
         return Entry(
@@ -352,8 +369,12 @@ class ChatScreen(Screen[None]):
                 severity="warning",
             )
             return
-        self._composer.replace_text("")
         self.memory.add_to_history(text)
+        if (edited := self._editing) is not None:
+            self._end_edit()
+            self._take_turn(session.edit(edited.id, text))
+            return
+        self._composer.replace_text("")
         # Until the question is kept by the store, it is kept as a draft.
         self.memory.state.drafts[session.current_id] = text
         self._save_soon()
@@ -392,9 +413,7 @@ class ChatScreen(Screen[None]):
                 self._refuse(event, is_shown)
 
     def _end_turn(self, event: Ended, is_shown: bool) -> None:
-        note, style = words.end_note(
-            event.message, again_key=self.key_map.name("regenerate"), error=event.error
-        )
+        note, style = self._end_note(event.message, event.error)
         if is_shown:
             self._transcript.finish(note=note, note_style=style)
             self._take_ids()
@@ -410,11 +429,16 @@ class ChatScreen(Screen[None]):
         shown = [entry for entry in self._transcript.entries if entry.kind != "day"]
         for entry, message in zip(reversed(shown), reversed(self.session.messages), strict=False):
             entry.key = message.id
+            self._tell_version(entry)
+        self._transcript.refresh()
 
     def _refuse(self, event: Refused, is_shown: bool) -> None:
         question = event.turn.question
         if question is not None:
-            if is_shown:
+            edited = self._message(event.turn.replaces)
+            if is_shown and edited is not None:
+                self._begin_edit(edited, question)
+            elif is_shown:
                 typed = self._composer.text
                 self._composer.replace_text(f"{question}\n\n{typed}" if typed else question)
             else:
@@ -430,6 +454,9 @@ class ChatScreen(Screen[None]):
     def action_cancel(self) -> None:
         """Esc: end what is open, else stop the reply, else go back to writing."""
         if self._list.end_rename():
+            self._composer.focus()
+        elif self._editing is not None:
+            self._end_edit()
             self._composer.focus()
         elif self.session.cancel():
             self._tick()
@@ -559,6 +586,145 @@ class ChatScreen(Screen[None]):
             return
         self._take_turn(self.session.regenerate())
 
+    def action_go_on(self) -> None:
+        """Go on with the last reply where it was cut."""
+        if self.session.can_go_on:
+            self._take_turn(self.session.go_on())
+        else:
+            self.notify("The last reply was not cut.", timeout=4)
+
+    # Branches
+
+    def _message(self, message_id: str) -> Message | None:
+        """A message of the open conversation, as it stands."""
+        found = (message for message in self.session.messages if message.id == message_id)
+        return next(found, None)
+
+    def action_edit(self) -> None:
+        """Have the selected message of the customer in the composer, or the last one."""
+        if self.session.turn is not None:
+            key = self.key_map.name("cancel")
+            self.notify(f"The reply is still being written; {key} stops it.", timeout=4)
+            return
+        selected = self._transcript.selected
+        written = [m for m in self.session.messages if m.author is Author.CUSTOMER]
+        if selected is not None:
+            written = [message for message in written if message.id == selected.key]
+        if written:
+            self._begin_edit(written[-1], written[-1].text)
+        elif selected is not None:
+            self.notify("Only what you wrote yourself can be edited.", timeout=4)
+        else:
+            self.notify("There is nothing to edit yet.", timeout=4)
+
+    def _begin_edit(self, message: Message, text: str) -> None:
+        if self._editing is None:
+            self._set_aside = self._composer.text
+        self._editing = message
+        self._composer.border_title = (
+            f" Your message of {words.time_words(message.created_at)}, edited · "
+            f"{self.key_map.name('cancel')} leaves it as it is "
+        )
+        self._composer.add_class("-editing")
+        self._composer.replace_text(text)
+        self._transcript.select_key(message.id)
+        self._composer.focus()
+
+    def _end_edit(self) -> None:
+        """Leave the message as it is; what was typed meanwhile can be had back with Up."""
+        if self._editing is None:
+            return
+        typed = self._composer.text
+        if typed.strip() and typed != self._editing.text:
+            self.memory.add_to_history(typed)
+        self._editing = None
+        self._composer.border_title = ""
+        self._composer.remove_class("-editing")
+        self._composer.replace_text(self._set_aside)
+        self._transcript.select(None)
+
+    def action_previous_version(self) -> None:
+        """Show the version before of the selected message, or of the last one with several."""
+        self._show_version(-1)
+
+    def action_next_version(self) -> None:
+        """Show the version after."""
+        self._show_version(1)
+
+    def _show_version(self, direction: int) -> None:
+        entry = self._transcript.selected
+        if entry is None:
+            several = [entry for entry in self._transcript.entries if entry.versions > 1]
+            entry = several[-1] if several else None
+        if entry is None:
+            self.notify("There is one version of each message here.", timeout=4)
+        else:
+            self._switch(entry.key, direction)
+
+    @on(messages.VersionWanted)
+    def _version_wanted(self, event: messages.VersionWanted) -> None:
+        self._switch(event.message_id, event.direction)
+
+    @work(group="open", exclusive=True, exit_on_error=False)
+    async def _switch(self, message_id: str, direction: int) -> None:
+        ids = self.session.siblings.get(message_id, (message_id,))
+        place = ids.index(message_id) + direction
+        if not 0 <= place < len(ids):
+            which = "only" if len(ids) == 1 else "first" if direction < 0 else "last"
+            self.notify(f"This is the {which} version.", timeout=3)
+            return
+        self._end_edit()
+        try:
+            await self.session.select(ids[place])
+        except QuietdeskError as error:
+            self.complain(error)
+            return
+        self._show_conversation()
+        self._transcript.select_key(ids[place])
+        self._read_reports_if_short()
+        await self._refresh_list()
+
+    @work(group="open", exclusive=True, exit_on_error=False)
+    async def action_fork(self) -> None:
+        """A new conversation with what was said up to the selected message, or all of it."""
+        if not self.session.messages:
+            self.notify("There is nothing to fork yet.", timeout=4)
+            return
+        entry = self._transcript.selected
+        try:
+            fork_id = await self.session.fork(entry.key if entry is not None else None)
+        except QuietdeskError as error:
+            self.complain(error)
+            return
+        if await self._open(fork_id):
+            self._restore_draft()
+            self._composer.focus()
+            self.notify("This is a fork; the conversation it comes from stays as it is.")
+        await self._refresh_list()
+
+    def action_export(self) -> None:
+        """Ask for a file's name, and save the conversation there."""
+        info = self.session.info
+        if info is None:
+            self.notify("There is nothing to save yet.", timeout=4)
+            return
+        self.app.push_screen(ExportScreen(info.title or info.id, Path.cwd()), self._save_as)
+
+    def _save_as(self, path: Path | None) -> None:
+        if path is not None:
+            self._export(path)
+
+    @work(group="export", exit_on_error=False)
+    async def _export(self, path: Path) -> None:
+        try:
+            await self.session.export(path)
+        except QuietdeskError as error:
+            self.complain(error)
+        else:
+            self.notify(f"Saved as {path}.", markup=False)
+
+    # Copying
+
     def action_copy_reply(self) -> None:
         """Copy the selected message, or the last reply."""
         entry = self._entry_to_copy()
@@ -629,7 +795,7 @@ class ChatScreen(Screen[None]):
             self.notify("There is no reply whose context could be shown.", timeout=4)
             return
         report, said = found
-        self.app.push_screen(ContextScreen(report, said, self.session.figures()))
+        self.app.push_screen(ContextScreen(report, said))
 
     def action_retry(self) -> None:
         """Try again to open what could not be opened."""
@@ -669,8 +835,13 @@ class ChatScreen(Screen[None]):
         # Before the database is open, what is typed belongs to no conversation yet.
         if self.session.phase is Phase.OPENING:
             return
-        if self.session.turn is None or self._composer.text:
-            self.memory.state.drafts[self.session.current_id] = self._composer.text
+        typed = self._composer.text
+        if self._editing is not None:
+            # Another run does not go on with an edit, so that both are kept as one draft.
+            edited = typed if typed != self._editing.text else ""
+            typed = "\n\n".join(filter(None, (self._set_aside, edited)))
+        if self.session.turn is None or typed:
+            self.memory.state.drafts[self.session.current_id] = typed
 
     def _restore_draft(self, typed: str = "") -> None:
         """Put what was not sent here into the composer, what was typed meanwhile after it."""
@@ -750,10 +921,14 @@ class ChatScreen(Screen[None]):
             hidden.add("cancel")
         if not session.can_regenerate:
             hidden.add("regenerate")
+        if not session.can_go_on:
+            hidden.add("go_on")
         if last_reply(session.messages) is None:
             hidden |= {"copy_reply", "context"}
+        if not session.messages or session.turn is not None:
+            hidden |= {"edit", "fork"}
         if session.info is None and not self._list.chosen_id:
-            hidden |= {"rename", "delete"}
+            hidden |= {"rename", "delete", "export"}
         shown = sorted(
             (action for action in keys.ACTIONS if action.rank and action.id not in hidden),
             key=lambda action: action.rank,

@@ -1,5 +1,6 @@
 """What the model saw for a reply: the context's parts, what was dropped, and why."""
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
@@ -15,7 +16,6 @@ from quietdesk import ContextReport, Message
 from quietdesk.types import ContextItem, ContextOutcome
 from quietdesk_tui import words
 from quietdesk_tui.blocks import clean
-from quietdesk_tui.session import Figures
 from quietdesk_tui.widgets.status import meter_parts
 from quietdesk_tui.wrapping import break_offsets, shorten
 
@@ -42,20 +42,18 @@ class ContextScreen(ModalScreen[None]):
         Binding("pagedown", "scroll(10)", "Page down", show=False),
     ]
 
-    def __init__(
-        self, report: ContextReport, said: Sequence[Message], figures: Figures | None
-    ) -> None:
+    def __init__(self, report: ContextReport, said: Sequence[Message]) -> None:
         """A report to read.
 
         Args:
             report: What the model saw.
             said: The conversation's messages, to show how each begins.
-            figures: What the reply cost.
         """
         super().__init__()
         self._report = report
         self._said = {message.id: message for message in said}
-        self._figures = figures
+        # None while the reply is written.
+        self._usage = next((m.usage for m in said if m.context is report), None)
 
     def compose(self) -> ComposeResult:
         """A summary, then one line for each item."""
@@ -75,18 +73,21 @@ class ContextScreen(ModalScreen[None]):
         free = max(report.n_ctx - report.prompt_tokens - report.reply_reserve, 0)
         evaluated = report.prompt_tokens - report.cached_tokens
         dropped = len(report.evicted)
+        share = f"{report.fill:.0%}".replace("%", " %")
         lines = [
-            Content.assemble(*meter_parts(report.fill, 24, f"{'Context':<19}")),
+            Content.assemble(*meter_parts(report.fill, share, 24, f"{'Context':<19}")),
             _line("Prompt", f"{words.count(report.prompt_tokens, 'token')} of {report.n_ctx:,}"),
-            _line("Read now", words.count(evaluated, "token")),
-            _line("Known already", f"{words.count(report.cached_tokens, 'token')} (cached)"),
+            _line("Known already", f"{report.cached_tokens:,} of them, in the cache"),
+            _line("Read now", f"{evaluated:,} of them"),
             _line("Kept for the reply", words.count(report.reply_reserve, "token")),
+            *self._reply_line(),
             _line("Free", words.count(free, "token")),
             _line("Overflow policy", report.policy),
             _line(
                 "Chat template",
                 "the model's own" if report.template == "model" else report.template,
             ),
+            self._counts(),
         ]
         if dropped:
             told = f"{words.count(dropped, 'message')} not seen in their own words"
@@ -97,6 +98,20 @@ class ContextScreen(ModalScreen[None]):
         if report.summary:
             lines.append(_line("Summary", clean(report.summary)))
         return Content("\n").join(lines)
+
+    def _reply_line(self) -> list[Content]:
+        if self._usage is None:
+            return []
+        return [_line("Reply", words.count(self._usage.completion_tokens, "token"))]
+
+    def _counts(self) -> Content:
+        """How many items were kept, evicted and so on."""
+        counts = Counter(item.outcome for item in self._report.items)
+        parts: list[tuple[str, str]] = []
+        for outcome, (sign, style) in _LOOKS.items():
+            if counts[outcome]:
+                parts += [(f"{sign} ", style), (f"{counts[outcome]} {outcome.value}   ", "")]
+        return Content.assemble(*parts)
 
     def _items(self, width: int) -> Content:
         gone = {item.id for item in self._report.evicted}

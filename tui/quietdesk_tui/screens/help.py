@@ -17,7 +17,8 @@ from quietdesk_tui.keys import ACTIONS, Action, KeyMap
 FIXED = (
     ("↑ ↓", "Messages that were sent before", "At the composer's first and last line."),
     ("Tab, Shift+Tab", "Go between list, conversation and composer", ""),
-    ("Enter, c, r", "Back to writing, copy, write again", "In the conversation."),
+    ("← →", "Show the version before or after", "In the conversation."),
+    ("c, e, f, r", "Copy, edit, fork, write again", "In the conversation; Enter: back to writing."),
     ("Enter, Del", "Open, delete", "In the list."),
     ("Mouse", "Select text, then copy it; click a message to select it", ""),
 )
@@ -67,7 +68,7 @@ class HelpScreen(ModalScreen[None]):
     def _own(self) -> Content:
         return Content.assemble(
             (f"They stand in {self._config_file}, by name:\n", "$foreground 70%"),
-            '  [app.keys]\n  regenerate = "ctrl+g"\n',
+            '  [app.keys]\n  regenerate = "alt+r"\n',
             ("Names: ", "$foreground 70%"),
             (", ".join(action.id for action in ACTIONS), "$foreground 70%"),
         )

@@ -74,7 +74,8 @@ def _choices(figures: Figures, key: str) -> list[list[_Part]]:
     tokens: list[_Part] = []
     if usage.completion_tokens:
         tokens = [(f"{usage.completion_tokens:,}", _STRONG), (" tokens", _QUIET)]
-    meter = meter_parts(figures.fill) if figures.n_ctx else []
+    told = f"{figures.used:,}/{figures.n_ctx:,}"
+    meter = meter_parts(figures.fill, told) if figures.n_ctx else []
     short_meter = [("context ", _QUIET), meter[-1]] if meter else []
     dropped: list[_Part] = []
     if figures.dropped:
@@ -90,8 +91,17 @@ def _choices(figures: Figures, key: str) -> list[list[_Part]]:
     return [_joined([part for part in way if part]) for way in ways]
 
 
-def meter_parts(fill: float, cells: int = METER_CELLS, name: str = "context") -> list[_Part]:
-    """A meter of the context: `context ━━━─────── 34 %`, in words too."""
+def meter_parts(
+    fill: float, told: str, cells: int = METER_CELLS, name: str = "context"
+) -> list[_Part]:
+    """A meter of the context: `context ━━━─────── 1,390/4,096`.
+
+    Args:
+        fill: Share that is taken, 0 to 1.
+        told: The same in figures.
+        cells: Of the bar.
+        name: What stands in front.
+    """
     style = "$error" if fill >= 0.9 else "$warning" if fill >= 0.75 else "$primary"
     full = min(round(fill * cells), cells)
     if fill > 0:
@@ -100,7 +110,7 @@ def meter_parts(fill: float, cells: int = METER_CELLS, name: str = "context") ->
         (f"{name} ", _QUIET),
         ("━" * full, style),
         ("─" * (cells - full) + " ", "$foreground 30%"),
-        (f"{fill:.0%}".replace("%", " %"), _STRONG if fill < 0.75 else style),
+        (told, _STRONG if fill < 0.75 else style),
     ]
 
 

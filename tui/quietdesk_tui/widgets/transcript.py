@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from itertools import accumulate
 from typing import Any, ClassVar
 
+from rich.cells import cell_len
 from rich.segment import Segment
 from textual.binding import Binding, BindingType
 from textual.cache import LRUCache
@@ -25,7 +26,7 @@ from textual.timer import Timer
 
 from quietdesk_tui.blocks import Block, Document, Kind, clean
 from quietdesk_tui.markdown import EMPTY, STYLES, Line, render, wrap
-from quietdesk_tui.messages import MessageSelected
+from quietdesk_tui.messages import MessageSelected, VersionWanted
 
 MEASURE = 100
 """Cells of the widest line of text: longer lines are hard to read."""
@@ -48,6 +49,8 @@ class Entry:
         key: The message's id.
         kind: Name of its style: `customer`, `bot`, `human`, `system`, `tool`, `day`.
         text: What was said, as it is copied.
+        version: Which of its versions it is, from 1.
+        versions: How many versions there are.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class Entry:
         note: str = "",
         note_style: str = ".note",
         streaming: bool = False,
+        mark: str = "",
     ) -> None:
         """A message.
 
@@ -73,6 +77,7 @@ class Entry:
             note: A line below it about how it ended.
             note_style: The note's style.
             streaming: Whether it is being written.
+            mark: What is to be said about it beside its name.
         """
         self.key = key
         self.kind = kind
@@ -81,6 +86,8 @@ class Entry:
         self.note = note
         self.note_style = note_style
         self.streaming = streaming
+        self.mark = mark
+        self.version = self.versions = 1
         self.progress = ""
         self._parts = [text] if text else []
         self._document = Document(text, whole=not streaming) if kind in _MARKDOWN else None
@@ -114,6 +121,23 @@ class Entry:
         if not self._width:
             return self._estimate
         return len(self._head) + self._starts[-1] + len(self._foot)
+
+    def set_version(self, version: int, versions: int) -> None:
+        """Which of how many versions it is; told beside its name where there are several."""
+        if (version, versions) != (self.version, self.versions):
+            self.version, self.versions = version, versions
+            if self._width:
+                self._head = self._headline(self._width)
+
+    @property
+    def version_cells(self) -> tuple[int, int]:
+        """Where in its first line the signs for other versions begin and end; equal: nowhere."""
+        start = cell_len(self.name) + 2 + cell_len(self.time_of_day) + 2
+        return start, start + cell_len(self._version_sign)
+
+    @property
+    def _version_sign(self) -> str:
+        return f"‹ {self.version}/{self.versions} ›" if self.versions > 1 else ""
 
     def feed(self, text: str) -> int:
         """More was said; the first of its lines that this changed."""
@@ -156,8 +180,13 @@ class Entry:
             side = max((width - len(words)) // 2, 2)
             rule = Content.styled(f"{'─' * side}{words}{'─' * side}", ".day")
             return [EMPTY, Line(rule)]
-        named = Content.styled(self.name, f".name-{self.kind}")
-        return [EMPTY, Line(named + Content.styled(f"  {self.time_of_day}", ".time"))]
+        line = Content.assemble(
+            (self.name, f".name-{self.kind}"),
+            (f"  {self.time_of_day}", ".time"),
+            (f"  {self._version_sign}" if self.versions > 1 else "", ".versions"),
+            (f"  {self.mark}" if self.mark else "", ".mark"),
+        )
+        return [EMPTY, Line(line.truncate(max(width, 1), ellipsis=True))]
 
     def _lay_out_body(self, untouched: int) -> None:
         if self.kind == "day":
@@ -221,7 +250,7 @@ class Transcript(ScrollView, can_focus=True):
             *STYLES,
             *("customer", "human", "system", "tool", "bar", "bar-selected", "cursor"),
             *("name-customer", "name-bot", "name-human", "name-system", "name-tool"),
-            *("time", "day", "note", "note-error", "progress"),
+            *("time", "day", "note", "note-error", "progress", "versions", "mark"),
         )
     }
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -231,7 +260,11 @@ class Transcript(ScrollView, can_focus=True):
         Binding("pagedown,space", "page_down", "Page down", show=False),
         Binding("home", "scroll_home", "Top", show=False),
         Binding("end", "scroll_end", "Bottom", show=False),
+        Binding("left", "screen.previous_version", "Version before", show=False),
+        Binding("right", "screen.next_version", "Version after", show=False),
         Binding("c", "screen.copy_reply", "Copy", show=False),
+        Binding("e", "screen.edit", "Edit", show=False),
+        Binding("f", "screen.fork", "Fork", show=False),
         Binding("r", "screen.regenerate", "Again", show=False),
         Binding("enter", "screen.cancel", "Write", show=False),
     ]
@@ -487,6 +520,12 @@ class Transcript(ScrollView, can_focus=True):
 
     # Selecting messages
 
+    def select_key(self, key: str) -> None:
+        """Select a message by its id, where it is shown."""
+        for number, entry in enumerate(self._entries):
+            if entry.key == key:
+                self.select(number)
+
     def select(self, number: int | None) -> None:
         """Select a message by its number, and bring it into view; None: none."""
         if number is not None and not 0 <= number < len(self._entries):
@@ -530,7 +569,15 @@ class Transcript(ScrollView, can_focus=True):
             return
         y = self.scroll_offset.y + event.y
         number = bisect_right(self._tops, y) - 1
-        if 0 <= number < len(self._entries) and self._entries[number].kind != "day":
+        if not 0 <= number < len(self._entries) or self._entries[number].kind == "day":
+            return
+        entry = self._entries[number]
+        start, end = entry.version_cells
+        cell = event.x - self._left - _GUTTER
+        if y == self._tops[number] + 1 and start <= cell < end:
+            direction = -1 if cell < (start + end) // 2 else 1
+            self.post_message(VersionWanted(entry.key, direction))
+        else:
             self.select(None if number == self._selected else number)
 
     # Drawing
