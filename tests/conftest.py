@@ -34,6 +34,15 @@ def _no_background_work() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _states_aside(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """States on disk do not mix with those of whoever runs the tests."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("quietdesk.kept_states.cache_folder", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Tiny GGUF models by architecture; tests/data/make_models.py tells what they are."""

@@ -71,12 +71,16 @@ class Assistant:
             EndpointError: the model's server is not there, or refuses.
             StoreError: the database cannot be used.
         """
+        from quietdesk.kept_states import open_keeper
         from quietdesk.loading import open_engine, open_exporter
 
         settings = settings or Settings.load()
+        place = database_place(database, settings)
+        key = database_key(place, settings)
         store = open_store(database, settings)
         try:
-            engine = open_engine(model, settings, on_progress)
+            states = open_keeper(place, settings, store, encrypted=key is not None)
+            engine = open_engine(model, settings, on_progress, states=states)
         except BaseException:
             store.close()
             raise
@@ -186,6 +190,7 @@ class Assistant:
     def delete(self, conversation_id: str) -> None:
         """Hide a conversation; `restore` brings it back until `purge`."""
         self.store.delete(conversation_id)
+        self.engine.forget(conversation_id)
 
     def restore(self, conversation_id: str) -> None:
         """Bring a deleted conversation back."""

@@ -85,6 +85,9 @@ class Settings(Generation):
     """Requests that may wait; one more is refused at once."""
     state_cache_mb: int = Field(512, ge=0)
     """Memory for the KV states of conversations that are not being decoded, in MiB."""
+    state_disk_mb: int = Field(1024, ge=0)
+    """Disk space in the cache folder for KV states, so that a conversation goes on after a restart
+    without being read again, in MiB; 0: none are kept. None are kept of an encrypted database."""
 
     debounce_s: float = Field(1.5, ge=0.0, le=3600.0)
     """Seconds without another message before `Conversation.say` has the model answer."""

@@ -507,6 +507,7 @@ class Conversation:
                 limits=limits,
                 priority=options.get("priority", 0),
                 deadline_s=options.get("deadline_s"),
+                owner=self.id,
             )
         except QuietdeskError:
             parts.store.undo_turn(draft.id, tuple(message.id for message in said))

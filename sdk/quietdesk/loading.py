@@ -11,6 +11,7 @@ from quietdesk.engine.backend import Backend
 from quietdesk.engine.device import DevicePlan, machine, plan
 from quietdesk.engine.endpoint import Address, is_address, read_address
 from quietdesk.engine.engine import Engine
+from quietdesk.engine.state_keeper import StateKeeper
 from quietdesk.errors import (
     ConfigError,
     ModelError,
@@ -87,6 +88,7 @@ def open_engine(
     on_progress: Callable[[float], bool] | None = None,
     *,
     look_for_faster: bool = True,
+    states: StateKeeper | None = None,
 ) -> Backend:
     """The model that is named, or the settings', on its own engine or on its server.
 
@@ -98,6 +100,7 @@ def open_engine(
         on_progress: Told the share that is loaded, 0 to 1; False stops it.
         look_for_faster: Whether a type of the starter that is faster here is looked for in the
             background, for the next start; not worth beginning in a process that ends soon.
+        states: Keeps states on disk.
     """
     named = str(model) if model is not None else settings.model
     if is_address(named):
@@ -122,6 +125,7 @@ def open_engine(
             ),
             queue_limit=settings.queue_limit,
             parked_bytes=settings.state_cache_mb * 2**20,
+            states=states,
         )
     except BaseException:
         given_up.set()

@@ -84,6 +84,7 @@ class ScriptedRunner:
         self.closed = False
         self.n_outputs = min(16, n_batch)
         self.evaluated_s = 0.0
+        self.state_key = f"scripted, {n_ctx} tokens"
         self.info = ModelInfo(
             name="scripted",
             architecture="scripted",

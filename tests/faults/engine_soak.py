@@ -55,8 +55,10 @@ from quietdesk.types import FinishReason
 from quietdesk_models.weights import find
 
 N_CTX, N_SEQ = 768, 4
-NEAR_TIE = 0.35
-"""Logits; the bound that the engine's own tests use and explain."""
+NEAR_TIE = 0.6
+"""Logits. The engine's own tests allow 0.35 for the first difference of a short reply; here every
+token of long ones is judged after the crowd's own words, and the widest seen in 5,000 was 0.47. A
+memory that is wrong anywhere shows as 1 to 17 logits."""
 FLAT_MIB = 48
 """Growth of the process that still counts as none: allocators keep and return memory in lumps."""
 GRAMMAR = 'root ::= ("yes" | "no" | "maybe") ". " [a-z]{3,6}'
@@ -133,7 +135,7 @@ class Figures:
     compared: int = 0
     equal: int = 0
     compared_tokens: int = 0
-    widest_gap: float = 0.0
+    gaps: list[float] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     rss_mib: list[float] = field(default_factory=list)
     phases: int = 0
@@ -349,7 +351,8 @@ def compare(
         figures.compared += 1
         figures.compared_tokens += len(told)
         figures.equal += gap == 0
-        figures.widest_gap = max(figures.widest_gap, gap)
+        if gap:
+            figures.gaps.append(gap)
         if gap > NEAR_TIE:
             figures.wrong.append(f"a {one.kind} request was told a token {gap:.2f} logits off")
     engine.told.clear()
@@ -372,7 +375,7 @@ def summary(figures: Figures, engine: Engine, began: float) -> dict[str, Any]:
         "equal": figures.equal,
         "near_ties": figures.compared - figures.equal,
         "compared_tokens": figures.compared_tokens,
-        "widest_gap_logits": round(figures.widest_gap, 3),
+        "widest_gaps_logits": [round(gap, 3) for gap in sorted(figures.gaps)[-10:]],
         "prompt_tokens": metrics.prompt_tokens,
         "cached_tokens": metrics.cached_tokens,
         "generated_tokens": metrics.generated_tokens,
@@ -407,6 +410,7 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
     chosen = plan(read_header(path), machine(), n_ctx=N_CTX, n_seq=N_SEQ)
     FailingRunner.rate = 0.003 if options.faults else 0.0
     figures = Figures()
+    here = about()
     began = time.monotonic()
     alone = Alone(path)
     with WatchedEngine(
@@ -423,13 +427,11 @@ def soak(options: argparse.Namespace) -> dict[str, Any]:
             )
             figures.phases += 1
             figures.rss_mib.append(rss_mib())
-            found = {**about(), "model": path.name, **summary(figures, engine, began)}
+            found = {**here, "model": path.name, **summary(figures, engine, began)}
             if options.result is not None:
                 aside = options.result.with_suffix(".part")
                 aside.write_text(json.dumps(found, indent=1) + "\n")
                 aside.replace(options.result)
-            if figures.wrong:
-                break
     alone.close()
     if found["rss_growth_mib"] > FLAT_MIB:
         figures.wrong.append(f"memory grew by {found['rss_growth_mib']} MiB")

@@ -27,7 +27,7 @@ from quietdesk import (
     Settings,
     Usage,
 )
-from quietdesk.assistant import open_store
+from quietdesk.assistant import database_key, database_place, open_store
 from quietdesk.cli.output import write_whole
 from quietdesk.conversation import Conversation
 from quietdesk.engine.backend import Backend
@@ -37,6 +37,7 @@ from quietdesk.errors import (
     UnknownNameError,
     UsageError,
 )
+from quietdesk.kept_states import open_keeper
 from quietdesk.loading import open_engine
 from quietdesk.store.base import Store
 from quietdesk.store.document import Form, document
@@ -215,7 +216,7 @@ class Session:
         self.clock = clock
         self.started = clock()
         self._open_store = store_opener or (lambda: open_store(None, settings))
-        self._open_engine = engine_opener or (lambda tell: open_engine(None, settings, tell))
+        self._open_engine = engine_opener or self._open_own_engine
         self._store: Store | None = None
         self._assistant: Assistant | None = None
         self._settled = asyncio.Event()
@@ -297,6 +298,12 @@ class Session:
         self._loading = threading.Thread(target=work, name="quietdesk-load", daemon=True)
         self._loading.start()
         return await asyncio.wrap_future(result)
+
+    def _open_own_engine(self, tell: Callable[[float], bool]) -> Backend:
+        place = database_place(None, self.settings)
+        encrypted = database_key(place, self.settings) is not None
+        states = open_keeper(place, self.settings, self._require_store(), encrypted=encrypted)
+        return open_engine(None, self.settings, tell, states=states)
 
     def _report(self, share: float) -> bool:
         self.progress = share

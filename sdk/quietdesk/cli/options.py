@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.assistant import open_store
+from quietdesk.assistant import database_place, open_store
 from quietdesk.config import Settings
+from quietdesk.kept_states import sweep
 from quietdesk.store.base import Store
 
 Model = Annotated[
@@ -72,11 +73,19 @@ def for_conversations(settings: Settings, n_seq: int) -> Settings:
 
 
 @contextmanager
-def opened(database: str | None) -> Iterator[Store]:
-    """The database that is named, or the settings', closed at the end."""
-    store = open_store(None, read_settings(database=database))
+def opened(database: str | None, *, removes: bool = False) -> Iterator[Store]:
+    """The database that is named, or the settings', closed at the end.
+
+    Args:
+        database: A path or a URL.
+        removes: Whether conversations go; their states on disk go with them.
+    """
+    settings = read_settings(database=database)
+    store = open_store(None, settings)
     try:
         yield store
+        if removes:
+            sweep(database_place(None, settings), settings, store)
     finally:
         store.close()
 

@@ -100,7 +100,7 @@ def delete(
 
     Example: quietdesk sessions delete c-1f2e c-77aa
     """
-    with options.opened(database) as store:
+    with options.opened(database, removes=True) as store:
         found = [store.conversation(name) for name in conversation_ids]
         if for_good and not yes:
             typer.confirm(f"Remove {len(found)} conversations for good?", abort=True, err=True)

@@ -44,6 +44,7 @@ class Backend(Protocol):
         limits: Limits | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
+        owner: str = "",
     ) -> Stream:
         """Have the model go on from prompt; see `Engine.submit`.
 
@@ -55,11 +56,16 @@ class Backend(Protocol):
             limits: When it ends.
             priority: Higher goes first.
             deadline_s: Seconds from now until it has to be finished.
+            owner: Whose words they are. Only what has an owner is kept on disk.
         """
         ...
 
     def metrics(self) -> EngineMetrics:
         """What was done so far, and how things stand."""
+        ...
+
+    def forget(self, owner: str) -> None:
+        """Erase what is kept of an owner's words, in memory and on disk."""
         ...
 
     def close(self) -> None:

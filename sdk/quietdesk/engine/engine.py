@@ -23,12 +23,13 @@ from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
 from quietdesk.engine.metrics import EngineMetrics, Timings
-from quietdesk.engine.prefix_cache import WORTH_KEEPING, Parked, PrefixCache, Tokens
+from quietdesk.engine.prefix_cache import WORTH_KEEPING, Parked, PrefixCache, Slot, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.scheduler import Admission, Scheduler
 from quietdesk.engine.sequence import Sequence, State
+from quietdesk.engine.state_keeper import KeptState, StateKeeper
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
     ContextError,
@@ -45,6 +46,15 @@ T = TypeVar("T")
 
 READING_SHARE = 0.1
 """Of the time, what texts that are only read may take while somebody waits for an answer."""
+WORTH_FETCHING = 64
+"""Tokens from which a state is fetched from disk; reading and checking it takes about a tenth of
+the time that evaluating them does, more where only a small part of it is of use."""
+UNSAVED = 128
+"""Tokens that a crash may cost a conversation: they are read again."""
+IDLE_S = 2.0
+"""Nothing to do for so long: time to write what a crash would cost."""
+CLOSING_S = 5.0
+"""Time for handing over states when the engine is closed."""
 
 
 class Engine:
@@ -61,6 +71,7 @@ class Engine:
         queue_limit: int = 256,
         parked_bytes: int = 512 * 2**20,
         n_draft: int = 12,
+        states: StateKeeper | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the engine's thread, and wait until its runner is open.
@@ -71,6 +82,7 @@ class Engine:
             queue_limit: Requests that may wait; one more is refused.
             parked_bytes: Memory for states of conversations that hold no slot.
             n_draft: Tokens guessed ahead by prompt look-up for a lone sequence; 0: none.
+            states: Keeps states on disk; closed with the engine.
             clock: Seconds; for tests.
 
         Raises:
@@ -80,6 +92,11 @@ class Engine:
         self._n_prefill = n_prefill
         self._parked_bytes = parked_bytes
         self._n_draft = n_draft
+        self._states = states
+        self._fetched: deque[tuple[Sequence, KeptState, bytes | None]] = deque()
+        self._to_forget: deque[str] = deque()
+        self._unsaved = False
+        """Whether a quiet moment is worth a look for states to write."""
         self._wake = threading.Condition()
         self._arrived: deque[Sequence] = deque()
         self._queue_limit = queue_limit
@@ -145,6 +162,7 @@ class Engine:
         limits: Limits | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
+        owner: str = "",
     ) -> Stream:
         """Have the model go on from prompt.
 
@@ -155,6 +173,7 @@ class Engine:
             limits: When it ends.
             priority: Higher goes first; a running request of a lower one makes room.
             deadline_s: Seconds from now until it has to be finished.
+            owner: Whose words they are. Only what has an owner is kept on disk.
 
         Raises:
             UsageError: an empty prompt.
@@ -167,7 +186,7 @@ class Engine:
             raise UsageError("A prompt needs at least one token; this one has none.")
         if len(prompt) >= self._runner.n_ctx:
             raise ContextError("The prompt", len(prompt), self._runner.n_ctx - 1)
-        return self._accept(prompt, sampling, limits, priority, deadline_s)
+        return self._accept(prompt, sampling, limits, priority, deadline_s, owner=owner)
 
     def read_logprobs(
         self,
@@ -236,6 +255,8 @@ class Engine:
         priority: int,
         deadline_s: float | None,
         reading: Reading | None = None,
+        *,
+        owner: str = "",
     ) -> Stream:
         limits = limits or Limits()
         now = self._clock()
@@ -259,6 +280,7 @@ class Engine:
                 deadline_at=None if deadline_s is None else now + deadline_s,
                 deadline_s=deadline_s or 0.0,
                 reading=reading,
+                owner=owner,
             )
             if len(self._arrived) + len(self._scheduler.waiting) >= self._queue_limit:
                 raise QueueFullError(self._queue_limit)
@@ -270,6 +292,18 @@ class Engine:
         if gives_way:
             self._runner.abort()
         return sequence.stream
+
+    def forget(self, owner: str) -> None:
+        """Erase what is kept of an owner's words.
+
+        On disk it is gone when this returns; in memory before anything else is evaluated. A reply
+        that is under way goes on, and nothing of it is kept.
+        """
+        with self._wake:
+            self._to_forget.append(owner)
+            self._wake.notify()
+        if self._states is not None:
+            self._states.forget(owner)
 
     def metrics(self) -> EngineMetrics:
         """What was done so far, and how things stand."""
@@ -288,6 +322,13 @@ class Engine:
             "decode_s": self._runner.evaluated_s,
             "busy_s": self._busy_s,
         }
+        if self._states is not None:
+            values |= {
+                "states_written": self._states.written,
+                "states_loaded": self._states.loaded,
+                "states_refused": self._states.refused,
+                "states_skipped": self._states.skipped,
+            }
         return EngineMetrics(**values)  # type: ignore[arg-type]
 
     def close(self) -> None:
@@ -328,6 +369,8 @@ class Engine:
         if not runner.can_trim:
             # A guess that comes false could not be taken out of the memory again.
             self._n_draft = 0
+        if self._states is not None:
+            self._states.open(runner.state_key)
         self._cache = PrefixCache(
             runner.n_seq, can_trim=runner.can_trim, parked_bytes=self._parked_bytes
         )
@@ -347,14 +390,23 @@ class Engine:
         try:
             while True:
                 with self._wake:
-                    while not (self._arrived or self._closing or self._has_work()):
-                        self._wake.wait()
+                    idle = not self._has_work() and not self._wake.wait_for(
+                        lambda: self._closing or self._has_work(), IDLE_S if self._unsaved else None
+                    )
                     if self._closing:
                         break
-                    while self._arrived:
-                        self._scheduler.add(self._arrived.popleft())
+                    arrived = [self._arrived.popleft() for _ in range(len(self._arrived))]
                 started = time.perf_counter()
                 try:
+                    if idle:
+                        self._unsaved = self._save_one()
+                        continue
+                    self._unsaved = self._states is not None
+                    for sequence in arrived:
+                        self._scheduler.add(sequence)
+                        self._look_for_state(sequence)
+                    self._take_fetched()
+                    self._forget_all()
                     self._step()
                 except Exception as error:
                     self._fail_running(error)
@@ -373,6 +425,10 @@ class Engine:
             # A runner that fails even here is closed next; the stream has ended all the same.
             with contextlib.suppress(Exception):
                 self._finish(sequence, reason, error)
+        if self._states is not None:
+            if error is None:
+                self._save_all()
+            self._states.close()
         self._runner.close()
 
     def _fail_running(self, error: Exception) -> None:
@@ -387,7 +443,15 @@ class Engine:
             self._lose(sequence, error)
 
     def _has_work(self) -> bool:
-        return bool(self._scheduler.waiting or self._scheduler.running)
+        return bool(
+            self._arrived
+            or self._fetched
+            or self._to_forget
+            or self._scheduler.running
+            or any(
+                not sequence.fetching or sequence.cancelled for sequence in self._scheduler.waiting
+            )
+        )
 
     def _step(self) -> None:
         now = self._clock()
@@ -469,7 +533,7 @@ class Engine:
         if sequence.reading is not None:
             length = sequence.reading.resumes_at(length, self._runner.n_outputs)
         if placement.park:
-            self._cache.park(slot.tokens, self._runner.save(slot.id))
+            self._keep(self._cache.park(slot.tokens, self._runner.save(slot.id), owner=slot.owner))
         if placement.source is None:
             held = self._trim(slot.id, length)
         else:
@@ -499,7 +563,7 @@ class Engine:
         held = self._trim(target, length)
         if held:
             # What two prompts have in common will be asked for again: keep just that.
-            self._cache.park(tokens[:held], self._runner.save(target), shared=True)
+            self._keep(self._cache.park(tokens[:held], self._runner.save(target), shared=True))
         return held
 
     def _trim(self, slot_id: int, length: int) -> int:
@@ -520,10 +584,95 @@ class Engine:
             self._leave_beginning(sequence, sequence.reading)
         else:
             content: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
-            self._cache.release(sequence.slot, content)
+            self._cache.release(sequence.slot, content, sequence.owner)
         sequence.slot = -1
         sequence.n_computed = 0
         sequence.draft = ()
+
+    # States on disk.
+
+    def _look_for_state(self, sequence: Sequence) -> None:
+        """Have a state fetched where one on disk saves more than what is in memory."""
+        if self._states is None or not self._parked_bytes or sequence.reading is not None:
+            return
+        prompt = np.array(sequence.tokens, np.int32)
+        kept = self._states.find(prompt, sequence.owner, self._cache.reach)
+        if kept is None or kept.length - self._cache.longest(prompt) < max(
+            WORTH_FETCHING, len(kept.tokens) // 8
+        ):
+            return
+        sequence.fetching = True
+
+        def done(state: bytes | None) -> None:
+            with self._wake:
+                self._fetched.append((sequence, kept, state))
+                self._wake.notify()
+
+        self._states.fetch(kept, done)
+
+    def _take_fetched(self) -> None:
+        while self._fetched:
+            sequence, kept, state = self._fetched.popleft()
+            sequence.fetching = False
+            if state is not None and sequence.state is not State.FINISHED:
+                self._keep(self._cache.park(kept.tokens, state, owner=kept.owner))
+
+    def _keep(self, gone: list[Parked]) -> None:
+        """Write states that memory has no room for."""
+        for parked in gone:
+            if self._is_worth_writing(parked.owner, parked.tokens, WORTH_KEEPING):
+                assert self._states is not None
+                self._states.save(parked.owner, parked.tokens, parked.state)
+
+    def _is_worth_writing(self, owner: str, tokens: Tokens, least: int) -> bool:
+        """Whether so many tokens would have to be read again if it were lost."""
+        if self._states is None or not owner or len(tokens) < least:
+            return False
+        held = self._states.held(owner)
+        return held is None or len(tokens) - self._cache.reach(held, tokens) > least
+
+    def _save_one(self) -> bool:
+        """In a quiet moment: a slot that a crash would cost dearly; False where there is none.
+
+        Only when a quarter is new, so that a long conversation is not written anew at every turn.
+        """
+        for slot in self._cache.slots:
+            least = max(UNSAVED, len(slot.tokens) // 4)
+            if not slot.busy and self._is_worth_writing(slot.owner, slot.tokens, least):
+                assert self._states is not None
+                self._states.save(slot.owner, slot.tokens, self._runner.save(slot.id))
+                return True
+        return False
+
+    def _save_all(self) -> None:
+        """At the end: what is in memory and not on disk, last used first, for some seconds."""
+        assert self._states is not None
+        until = time.monotonic() + CLOSING_S
+        seen: set[str] = set()
+        slots = sorted(self._cache.slots, key=lambda slot: -slot.used_at)
+        latest: list[Slot | Parked] = [*slots, *reversed(self._cache.parked)]
+        for held in latest:
+            known = held.owner in seen or not self._is_worth_writing(
+                held.owner, held.tokens, WORTH_KEEPING
+            )
+            seen.add(held.owner)
+            if not known and time.monotonic() < until:
+                state = held.state if isinstance(held, Parked) else self._runner.save(held.id)
+                self._states.save(held.owner, held.tokens, state, wait=True)
+
+    def _forget_all(self) -> None:
+        while self._to_forget:
+            owner = self._to_forget.popleft()
+            for sequence in (*self._scheduler.waiting, *self._scheduler.running):
+                if sequence.owner == owner:
+                    sequence.owner = ""
+            for parked in self._cache.parked:
+                if parked.owner == owner:
+                    self._cache.forget(parked)
+            for slot in self._cache.slots:
+                if slot.owner == owner and not slot.busy:
+                    self._runner.remove(slot.id, 0)
+                    self._cache.release(slot.id, np.empty(0, np.int32))
 
     # After a decode.
 
@@ -569,7 +718,8 @@ class Engine:
     def _checkpoint(self, sequence: Sequence) -> None:
         """Park the state at the prompt's end, where the next turn can start again."""
         tokens: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
-        self._cache.park(tokens, self._runner.save(sequence.slot))
+        state = self._runner.save(sequence.slot)
+        self._keep(self._cache.park(tokens, state, owner=sequence.owner))
 
     def _say(self, sequence: Sequence, tokens: list[int], now: float) -> None:
         """Append tokens, show what may be shown, end where it has to end."""
@@ -595,8 +745,10 @@ class Engine:
         self._counts["generated_tokens"] += count
         self._timings.tokens(count, now, sequence.submitted_at, sequence.last_token_at)
         sequence.last_token_at = now
-        # Tokens after the end were verified in vain; they are not in the conversation.
-        sequence.n_computed = min(sequence.n_computed, len(sequence.tokens))
+        if sequence.n_computed > len(sequence.tokens):
+            # Tokens after the end were verified in vain; they are not in the conversation.
+            sequence.n_computed = len(sequence.tokens)
+            self._runner.remove(sequence.slot, sequence.n_computed)
         text = "".join(said)
         if text:
             sequence.stream.put(text, count)

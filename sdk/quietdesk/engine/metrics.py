@@ -110,6 +110,14 @@ class EngineMetrics:
     n_slots: int
     parked_states: int
     parked_bytes: int
+    states_written: int
+    """States of conversations that were written to disk."""
+    states_loaded: int
+    """Those that were brought back from there."""
+    states_refused: int
+    """Those that were damaged; the prompt was read again."""
+    states_skipped: int
+    """Those that were not written: the disk was full or too slow, or their owner is gone."""
     requests_total: int
     """Requests accepted."""
     requests_finished: int

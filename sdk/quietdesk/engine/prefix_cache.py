@@ -34,6 +34,8 @@ class Slot:
     tokens: Tokens = field(default_factory=lambda: np.empty(0, np.int32))
     """Evaluated content, as far as it is known; of a busy slot, the part of the prompt."""
     busy: bool = False
+    owner: str = ""
+    """Whose words they are; empty: nobody's that could ask for them to be erased."""
     used_at: int = 0
     """The cache's clock when it was last taken or released."""
     passing: bool = False
@@ -48,6 +50,8 @@ class Parked:
     state: bytes
     shared: bool
     """Made to be shared: the beginning of several prompts, not one conversation's end."""
+    owner: str = ""
+    """As a slot's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,11 @@ class PrefixCache:
         self._clock = 0
 
     @property
+    def parked(self) -> list[Parked]:
+        """The states in memory, the one unused for longest first."""
+        return list(self._parked.values())
+
+    @property
     def parked_count(self) -> int:
         """How many states are parked."""
         return len(self._parked)
@@ -95,7 +104,7 @@ class PrefixCache:
     def longest(self, prompt: Tokens) -> int:
         """Tokens of the prompt that would not have to be evaluated if it were placed now."""
         contents: list[Slot | Parked] = [*self.slots, *self._parked.values()]
-        return max(self._reach(content.tokens, prompt) for content in contents)
+        return max(self.reach(content.tokens, prompt) for content in contents)
 
     def place_reading(self, text: Tokens) -> Placement | None:
         """The place for a text that is only read; None while every slot is busy.
@@ -105,9 +114,9 @@ class PrefixCache:
         idle = [slot for slot in self.slots if not slot.busy]
         if not idle:
             return None
-        target = max(idle, key=lambda slot: slot.passing and self._reach(slot.tokens, text) + 1)
+        target = max(idle, key=lambda slot: slot.passing and self.reach(slot.tokens, text) + 1)
         if target.passing:
-            return Placement(target.id, False, None, self._reach(target.tokens, text))
+            return Placement(target.id, False, None, self.reach(target.tokens, text))
         target = self._victim(idle)
         return Placement(target.id, self._worth_parking(target), None, 0)
 
@@ -119,17 +128,17 @@ class PrefixCache:
         idle = [slot for slot in self.slots if not slot.busy]
         if not idle:
             return None
-        own = max(idle, key=lambda slot: (self._reach(slot.tokens, prompt), -slot.id))
-        reach = self._reach(own.tokens, prompt)
+        own = max(idle, key=lambda slot: (self.reach(slot.tokens, prompt), -slot.id))
+        reach = self.reach(own.tokens, prompt)
         if reach and (own.passing or len(own.tokens) - reach <= WORTH_KEEPING):
             return Placement(own.id, park=False, source=None, length=reach)
 
-        best_slot = max(self.slots, key=lambda slot: self._reach(slot.tokens, prompt))
-        length = self._reach(best_slot.tokens, prompt)
+        best_slot = max(self.slots, key=lambda slot: self.reach(slot.tokens, prompt))
+        length = self.reach(best_slot.tokens, prompt)
         source: int | Parked | None = best_slot.id
         for key, parked in list(self._parked.items()):
             # A state is preferred to a slot of the same reach: it need not be saved first.
-            if (found := self._reach(parked.tokens, prompt)) >= length and found:
+            if (found := self.reach(parked.tokens, prompt)) >= length and found:
                 source, length = parked, found
                 self._parked.move_to_end(key)
         target = self._victim(idle)
@@ -164,7 +173,8 @@ class PrefixCache:
         )
         return len(slot.tokens) - covered >= WORTH_KEEPING
 
-    def _reach(self, content: Tokens, prompt: Tokens) -> int:
+    def reach(self, content: Tokens, prompt: Tokens) -> int:
+        """Tokens of a prompt that need not be evaluated where this content is at hand."""
         shared = min(common_prefix(content, prompt), len(prompt) - 1)
         if not self.can_trim and shared < len(content):
             return 0
@@ -181,31 +191,45 @@ class PrefixCache:
         """Record what a slot holds now."""
         self.slots[slot_id].tokens = tokens
 
-    def release(self, slot_id: int, tokens: Tokens, *, passing: bool = False) -> None:
+    def release(
+        self, slot_id: int, tokens: Tokens, owner: str = "", *, passing: bool = False
+    ) -> None:
         """Mark a slot as idle, holding these tokens, which were only read if passing."""
         self._clock += 1
         slot = self.slots[slot_id]
         slot.busy = False
         slot.passing = passing
+        slot.owner = owner
         slot.tokens = tokens
         slot.used_at = self._clock
 
-    def park(self, tokens: Tokens, state: bytes, *, shared: bool = False) -> None:
-        """Keep a state, in the place of those that it continues; the oldest make room."""
+    def park(
+        self, tokens: Tokens, state: bytes, *, shared: bool = False, owner: str = ""
+    ) -> list[Parked]:
+        """Keep a state, in the place of those that it continues; the oldest make room.
+
+        Returns:
+            The states that had to go, among them this one where it is larger than all the room.
+        """
+        new = Parked(tokens, state, shared, owner)
         if len(state) > self._limit:
-            return
+            return [new]
         for key, parked in list(self._parked.items()):
             whole = common_prefix(parked.tokens, tokens) == len(parked.tokens)
             if whole and (not parked.shared or len(parked.tokens) == len(tokens)):
                 self._drop(key)
         self._clock += 1
-        self._parked[self._clock] = Parked(tokens, state, shared)
+        self._parked[self._clock] = new
         self.parked_bytes += len(state)
+        gone = []
         while self.parked_bytes > self._limit:
-            self._drop(next(iter(self._parked)))
+            gone.append(self._drop(next(iter(self._parked))))
+        return gone
 
-    def _drop(self, key: int) -> None:
-        self.parked_bytes -= len(self._parked.pop(key).state)
+    def _drop(self, key: int) -> Parked:
+        parked = self._parked.pop(key)
+        self.parked_bytes -= len(parked.state)
+        return parked
 
     def forget(self, parked: Parked) -> None:
         """Drop a state that turned out to be unusable."""

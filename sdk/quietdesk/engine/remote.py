@@ -208,6 +208,7 @@ class RemoteBackend:
         limits: Limits | None = None,
         priority: int = 0,
         deadline_s: float | None = None,
+        owner: str = "",
     ) -> Stream:
         """Have the model go on from prompt; see `Backend.submit`.
 
@@ -247,6 +248,9 @@ class RemoteBackend:
         with self._lock:
             values: dict[str, object] = {**self._counts, **self._timings.snapshot()}
         return EngineMetrics(**values | {"n_slots": self.n_seq})  # type: ignore[arg-type]
+
+    def forget(self, owner: str) -> None:
+        """Nothing is kept here; what the server keeps is the server's."""
 
     def close(self) -> None:
         """Close every connection; requests under way end as cancelled. Safe to call twice."""

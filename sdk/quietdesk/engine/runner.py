@@ -71,6 +71,8 @@ class Runner(Protocol):
     """Rows of one `score` or `hidden`."""
     evaluated_s: float
     """Seconds spent in evaluation itself so far; the rest of `decode` is overhead."""
+    state_key: str
+    """What a saved state depends on: a runner with the same one can load it, no other may."""
     can_trim: bool
     """Whether `remove` can drop only a part of a sequence; recurrent memories cannot."""
 

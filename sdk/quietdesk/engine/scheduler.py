@@ -94,7 +94,8 @@ class Scheduler:
             return None
         victim = min(self.running, key=lambda sequence: (sequence.priority, -sequence.id))
         for sequence in sorted(self.waiting, key=lambda sequence: self._rank(sequence, now)):
-            if sequence.priority > victim.priority and not self._being_read(sequence):
+            higher = sequence.priority > victim.priority and not sequence.fetching
+            if higher and not self._being_read(sequence):
                 self.running.remove(victim)
                 victim.state = State.WAITING
                 self.waiting.append(victim)
@@ -113,7 +114,7 @@ class Scheduler:
             if sequence.reading is not None:
                 if self.reading is None:
                     return self.admit(sequence)
-            elif not self._being_read(sequence):
+            elif not sequence.fetching and not self._being_read(sequence):
                 return self.admit(sequence)
         return None
 

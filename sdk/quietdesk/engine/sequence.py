@@ -40,6 +40,10 @@ class Sequence:
     """Higher goes first."""
     deadline_at: float | None = None
     deadline_s: float = 0.0
+    owner: str = ""
+    """Whose words they are: what is kept of them on disk can be erased by it."""
+    fetching: bool = False
+    """Whether it waits for a state from the disk, and must not start yet."""
     state: State = State.WAITING
     slot: int = -1
     """The runner's sequence that holds it while it runs."""
