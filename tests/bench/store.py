@@ -196,6 +196,17 @@ def some_database(named: str) -> Iterator[tuple[str, str]]:
         yield named or str(Path(folder) / "quietdesk.db"), folder
 
 
+def _commit() -> str:
+    """The commit that this is run on."""
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    return told.stdout.strip() or "unknown"
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
@@ -238,6 +249,7 @@ def main() -> None:
         "conversations": options.conversations,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, {platform.python_version()}",
         "date": datetime.now(UTC).date().isoformat(),
+        "commit": _commit(),
         **figures,
     }
     if options.write:
