@@ -890,3 +890,28 @@ def test_a_message_is_found_by_its_id_alone(store: Store) -> None:
     store.delete("c1")
     with pytest.raises(UnknownNameError):
         store.find_message("m-c1-first")
+
+
+def test_conversations_are_found_by_their_scores(store: Store) -> None:
+    at = datetime(2026, 1, 1, tzinfo=UTC)
+    for name, value in (("c1", 0.2), ("c2", 0.5), ("c3", None)):
+        store.create(conversation(name))
+        store.add(name, question(f"m-{name}"))
+        store.keep_scores(
+            {
+                name: [
+                    KeptScore(metric="badness", value=value, at=at),
+                    KeptScore(metric="badness", message_id=f"m-{name}", value=0.9, at=at),
+                    KeptScore(metric="turns", value=1.0, at=at),
+                ]
+            }
+        )
+
+    def found(**scores: tuple[float, float]) -> set[str]:
+        return {info.id for info in store.conversations(scores=scores)}
+
+    assert found(badness=(0.2, 0.4)) == {"c1"}
+    assert found(badness=(0.0, 1.0)) == {"c1", "c2"}
+    assert found(turns=(1.0, 1.0)) == {"c1", "c2", "c3"}
+    assert found(badness=(0.3, 1.0), turns=(0.0, 2.0)) == {"c2"}
+    assert found(absent=(0.0, 1.0)) == found(badness=(0.6, 1.0)) == set()

@@ -42,6 +42,7 @@ class Store(Protocol):
         tag: str | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         author: Author | None = None,
+        scores: Mapping[str, tuple[float, float]] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         deleted: bool = False,
@@ -57,6 +58,8 @@ class Store(Protocol):
             tag: Only those with it in their metadata's `tags`.
             metadata: Only those whose metadata has these values, alone or in a list.
             author: Only those with a message by this author, on any branch.
+            scores: Only those whose own kept scores, by metric, lie from the first to the second
+                number, both counted; scores of single messages are not looked at.
             since: Only those last used at this time or later.
             until: Only those last used before this time.
             deleted: The deleted ones instead.

@@ -81,6 +81,7 @@ class MemoryStore:
         tag: str | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         author: Author | None = None,
+        scores: Mapping[str, tuple[float, float]] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         deleted: bool = False,
@@ -104,6 +105,15 @@ class MemoryStore:
                     or (
                         author is not None
                         and not any(m.author is author for m in kept.messages.values())
+                    )
+                    or not all(
+                        any(
+                            (one.metric, one.message_id) == (metric, None)
+                            and one.value is not None
+                            and low <= one.value <= high
+                            for one in kept.scores
+                        )
+                        for metric, (low, high) in (scores or {}).items()
                     )
                 ):
                     continue

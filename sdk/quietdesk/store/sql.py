@@ -35,7 +35,7 @@ from sqlalchemy.exc import IntegrityError
 from quietdesk.errors import ConversationBusyError, StoreError, UnknownNameError, UsageError
 from quietdesk.store import tree
 from quietdesk.store.base import ROOT, Store
-from quietdesk.store.beside import drop_scores, read_scores, replace_scores
+from quietdesk.store.beside import WHOLE, drop_scores, read_scores, replace_scores
 from quietdesk.store.database import Database, repeated
 from quietdesk.store.index import SearchIndex
 from quietdesk.store.liveness import BEAT_S, Writer, is_alive, sign_off, sign_on, this_writer
@@ -185,6 +185,7 @@ class SqlStore:
         tag: str | None = None,
         metadata: Mapping[str, str | int | float | bool] | None = None,
         author: Author | None = None,
+        scores: Mapping[str, tuple[float, float]] | None = None,
         since: datetime | None = None,
         until: datetime | None = None,
         deleted: bool = False,
@@ -207,6 +208,11 @@ class SqlStore:
         wanted = tree.wanted_facets(tag, metadata)
         if author is not None:
             wanted.add((AUTHOR, author.value))
+        for metric, (low, high) in sorted((scores or {}).items()):
+            within = select(score.c.conversation).where(
+                score.c.metric == metric, score.c.place == WHOLE, score.c.value.between(low, high)
+            )
+            chosen = chosen.where(conversation.c.number.in_(within))
         for name, value in sorted(wanted):
             owners = select(facet.c.conversation).where(
                 facet.c.name == name, facet.c.value == value
