@@ -103,6 +103,22 @@ def test_a_selected_message(camera: Camera, picture: ModuleType) -> None:
     assert camera(picture.sample_app(), NARROW, "alt+up", "alt+up")
 
 
+def test_a_reply_with_versions(camera: Camera, picture: ModuleType) -> None:
+    app = picture.sample_app(conversation_id="c-1", replies=["It arrives **tomorrow**."])
+    # Speeds are measured, and differ from run to run.
+    app.session.figures = lambda: None
+
+    def written() -> bool:
+        entries = app.chat.query_one(Transcript).entries
+        return bool(entries) and entries[-1].versions == 2
+
+    assert camera(app, NARROW, "ctrl+r", until=written)
+
+
+def test_an_edit(camera: Camera, picture: ModuleType) -> None:
+    assert camera(picture.sample_app(conversation_id="c-1"), NARROW, "f4", "!")
+
+
 def test_the_context(camera: Camera, picture: ModuleType) -> None:
     app = picture.sample_app()
 

@@ -52,6 +52,7 @@ _SHEETS = (
     "screens/export.tcss",
     "screens/help.tcss",
     "screens/palette.tcss",
+    "screens/scores.tcss",
     "widgets/composer.tcss",
     "widgets/conversations.tcss",
     "widgets/notice.tcss",

@@ -174,6 +174,15 @@ def _conversations() -> Iterator[Action]:
 def _app() -> Iterator[Action]:
     group = "App"
     yield Action("retry", ("f5",), "Try again", "Load the model again after it failed", group)
+    yield Action(
+        "scores",
+        ("ctrl+o",),
+        "Scores",
+        "Show the saved runs of `quietdesk score`",
+        group,
+        rank=9,
+        more="The worst conversations first, with the messages that made them so.",
+    )
     yield Action("theme", ("ctrl+t",), "Theme", "Change between dark and light", group)
     yield Action("help", ("f1",), "Help", "Show all keys", group, "app", rank=2)
     yield Action("palette", ("ctrl+p",), "Commands", "Find a command", group, "app", rank=2)

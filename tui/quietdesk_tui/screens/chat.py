@@ -17,11 +17,13 @@ from textual.widgets import OptionList, Static, TextArea
 from textual.worker import Worker, WorkerState
 
 from quietdesk import Author, ConversationInfo, Message, QuietdeskError
+from quietdesk.config import data_folder
 from quietdesk_tui import keys, messages, words
 from quietdesk_tui.keys import KeyMap
 from quietdesk_tui.memory import Memory
 from quietdesk_tui.screens.context import ContextScreen
 from quietdesk_tui.screens.export import ExportScreen
+from quietdesk_tui.screens.scores import ScoresScreen
 from quietdesk_tui.session import (
     NEW,
     Began,
@@ -796,6 +798,10 @@ class ChatScreen(Screen[None]):
             return
         report, said = found
         self.app.push_screen(ContextScreen(report, said))
+
+    def action_scores(self) -> None:
+        """Show the saved runs of the scorer."""
+        self.app.push_screen(ScoresScreen(data_folder() / "runs"))
 
     def action_retry(self) -> None:
         """Try again to open what could not be opened."""
