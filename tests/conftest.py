@@ -123,7 +123,7 @@ def llama_cpp_server(serve: Serve, tiny_models: dict[str, Path]) -> str:
     """Address of llama-cpp-python's own server with the tiny llama, a bit slowed down."""
     return serve(
         [sys.executable, "-c", SLOW_SERVER, "--model", str(tiny_models["llama"]),
-         "--n_ctx", "512", "--n_threads", "1", "--interrupt_requests", "False",
+         "--n_ctx", "2048", "--n_threads", "1", "--interrupt_requests", "False",
          "--verbose", "False", "--port"]
     )  # fmt: skip
 

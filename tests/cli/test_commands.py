@@ -286,3 +286,17 @@ def test_a_customer_is_exported_and_erased(run: Run, home: dict[str, str]) -> No
     assert run("db", "erase", "c-42", "--yes").returncode == 0
     data = Path(home["XDG_DATA_HOME"]) / "quietdesk"
     assert not any(b"my secret" in file.read_bytes() for file in data.iterdir())
+
+
+def test_bench_measures_a_server_in_one_line_of_json(run: Run, llama_cpp_server: str) -> None:
+    done = run("bench", "--url", llama_cpp_server, "--sizes", "1,2", "--turns", "1", "--json")
+    assert done.returncode == 0, done.stderr
+    (line,) = done.stdout.splitlines()
+    told = json.loads(line)
+    assert told["server"] == "llama-cpp-python"
+    assert [row["n_conversations"] for row in told["results"]] == [1, 2]
+    for row in told["results"]:
+        assert row["tokens"] >= row["n_conversations"]
+        assert row["first_token_p95_ms"] >= row["first_token_p50_ms"] > 0
+    both = run("bench", "--url", llama_cpp_server, "--model", "smollm2-135m")
+    assert both.returncode == 2

@@ -63,14 +63,20 @@ def status(database: options.Database = None, as_json: options.Json = False) -> 
 
 @app.command()
 def upgrade(database: options.Database = None) -> None:
-    """Bring an older database to this version's schema; opening it with any verb does the same."""
+    """Bring an older database to this version's schema; opening it with any verb does the same.
+
+    Example: quietdesk db upgrade --database desk.db
+    """
     with options.opened(database):
         typer.echo("The database has this version's schema.", err=True)
 
 
 @app.command()
 def check(database: options.Database = None) -> None:
-    """Look for damage: the file's own check, and every rule that the tables have to keep."""
+    """Look for damage: the file's own check, and every rule that the tables have to keep.
+
+    Example: quietdesk db check --database desk.db
+    """
     with _opened(database) as store:
         problems = store.integrity_check()
     for problem in problems:

@@ -53,7 +53,10 @@ def list_(
 def show(
     conversation_id: Id, database: options.Database = None, as_json: options.Json = False
 ) -> None:
-    """Print a conversation, the active branch."""
+    """Print a conversation, the active branch.
+
+    Example: quietdesk sessions show c-1a2b
+    """
     with options.opened(database) as store:
         info = store.conversation(conversation_id)
         messages = store.messages(info.id)
@@ -113,7 +116,13 @@ def delete(
 
 
 @app.command()
-def restore(conversation_id: str, database: options.Database = None) -> None:
-    """Bring a deleted conversation back, by its whole id."""
+def restore(
+    conversation_id: Annotated[str, typer.Argument(help="The conversation's whole id.")],
+    database: options.Database = None,
+) -> None:
+    """Bring a deleted conversation back, by its whole id.
+
+    Example: quietdesk sessions restore c-0123456789abcdef
+    """
     with options.opened(database) as store:
         store.restore(conversation_id)
