@@ -8,16 +8,18 @@ wait for the engine without one.
 import asyncio
 import secrets
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
-from typing import Literal, Protocol, TypedDict, Unpack
+from typing import Any, Literal, Protocol, TypedDict, Unpack
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from quietdesk.config import Generation, Settings
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
+from quietdesk.engine.schema import as_json_schema, schema_grammar
 from quietdesk.errors import (
     ConversationBusyError,
     ConversationMovedError,
@@ -69,6 +71,8 @@ class ReplyOptions(TypedDict, total=False):
     min_p: float
     repeat_penalty: float
     seed: int
+    schema: type[BaseModel] | Mapping[str, Any]
+    """The reply is JSON that validates; `Reply.parsed` has the value."""
     stop: Sequence[str]
     """Strings that end the reply and are not part of it."""
     priority: int
@@ -481,6 +485,11 @@ class Conversation:
             continues=begun is not None,
         )
         sampling = _sampling(generation)
+        if (schema := options.get("schema")) is not None:
+            if begun is not None:
+                raise UsageError("A cut reply cannot be gone on with by a schema; ask again.")
+            sampling = replace(sampling, grammar=schema_grammar(as_json_schema(schema)))
+            reply.schema = schema
         limits = Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ())))
         draft = Message(
             id=reply.id,

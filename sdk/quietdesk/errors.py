@@ -3,6 +3,7 @@
     QuietdeskError
     ├── UsageError                 what was asked cannot be done as asked
     │   ├── ConfigError            a setting is unknown or has a bad value
+    │   ├── SchemaError            a JSON schema cannot be kept to; carries the place
     │   ├── EmptyMessageError      a message with nothing in it
     │   ├── UnknownNameError       no such model, conversation, message; carries the nearest names
     │   └── UnsupportedOptionError the model's server cannot do what an option asks
@@ -21,6 +22,7 @@
     │       ├── EndpointRefusedError      it answered with an error, and its status
     │       ├── EndpointTimeoutError      it took too long
     │       └── EndpointCutError          what it said broke off, or was no event stream
+    ├── UnparsedReplyError         a reply that was to be JSON was cut, or does not validate
     ├── ConversationBusyError      a reply is still being written in this conversation
     │   └── ConversationMovedError something else was said in it meanwhile
     ├── LogError                   a log of conversations cannot be read or written
@@ -49,6 +51,20 @@ class UsageError(QuietdeskError):
 
 class ConfigError(UsageError):
     """A setting is unknown or has a bad value."""
+
+
+class SchemaError(UsageError):
+    """A JSON schema cannot be kept to, or nothing could ever validate.
+
+    Attributes:
+        path: The place in the schema, as a JSON pointer: `#/properties/name`.
+        keyword: What stands in the way there.
+    """
+
+    def __init__(self, path: str, keyword: str, reason: str) -> None:
+        self.path = path
+        self.keyword = keyword
+        super().__init__(f"The JSON schema cannot be used: {keyword!r} at {path!r}: {reason}.")
 
 
 class EmptyMessageError(UsageError):
@@ -256,6 +272,18 @@ class EndpointTimeoutError(EndpointError):
 
 class EndpointCutError(EndpointError):
     """What the model's server said broke off, or was no event stream; what was said is kept."""
+
+
+class UnparsedReplyError(QuietdeskError):
+    """A reply that was to be JSON was cut before its end, or does not validate.
+
+    Attributes:
+        text: What was said.
+    """
+
+    def __init__(self, text: str, reason: str) -> None:
+        self.text = text
+        super().__init__(f"The reply has no parsed value: {reason}")
 
 
 class ConversationBusyError(QuietdeskError):

@@ -6,15 +6,18 @@ each in one transaction.
 """
 
 import asyncio
+import json
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping
 from concurrent.futures import Future
-from typing import Self
+from typing import Any, Self
+
+from pydantic import BaseModel
 
 from quietdesk.engine.stream import Stream
-from quietdesk.errors import ConversationBusyError, QuietdeskError, UsageError
+from quietdesk.errors import ConversationBusyError, QuietdeskError, UnparsedReplyError, UsageError
 from quietdesk.store.base import Store
 from quietdesk.types import ContextReport, Delta, FinishReason, Message, Recipe, Usage
 
@@ -42,6 +45,8 @@ class Reply:
         self._begin = begin
         self._beginning = threading.Lock()
         self._opened: tuple[Message, ContextReport, Stream] | None = None
+        self.schema: type[BaseModel] | Mapping[str, Any] | None = None
+        """What its text validates against, where that was asked for."""
         self._kept: Future[None] = Future()
         self._cancelled = False
 
@@ -77,6 +82,28 @@ class Reply:
     def text(self) -> str:
         """What was said so far."""
         return self._opened[0].text + self._opened[2].text if self._opened else ""
+
+    @property
+    def parsed(self) -> Any:
+        """The value of a reply by a schema: an instance of the Pydantic model, or JSON.
+
+        Raises:
+            UsageError: no schema was asked for.
+            UnparsedReplyError: it has not come to its end, or the model's own checks refuse it.
+        """
+        if self.schema is None:
+            raise UsageError("The reply was not asked for by a schema; `text` has what was said.")
+        if self.finish_reason is not FinishReason.STOP:
+            reason = self.finish_reason or "still being written"
+            raise UnparsedReplyError(
+                self.text, f"it is incomplete ({reason}). Raise max_tokens if it was too long."
+            )
+        try:
+            if isinstance(self.schema, Mapping):
+                return json.loads(self.text)
+            return self.schema.model_validate_json(self.text)
+        except ValueError as error:
+            raise UnparsedReplyError(self.text, f"it does not validate: {error}") from None
 
     @property
     def usage(self) -> Usage:

@@ -1,13 +1,16 @@
 """`quietdesk ask`: one question, one answer."""
 
+import json
 import sys
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from quietdesk.assistant import Assistant, open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, read_stdin, reply_as_json
+from quietdesk.conversation import ReplyOptions
 from quietdesk.store.base import Store
 
 
@@ -21,6 +24,10 @@ def ask(
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
+    schema: Annotated[
+        Path | None,
+        typer.Option(help="File with a JSON schema; the answer validates.", dir_okay=False),
+    ] = None,
     keep: Annotated[bool, typer.Option(help="Keep question and answer as a conversation.")] = True,
     as_json: options.Json = False,
 ) -> None:
@@ -30,6 +37,8 @@ def ask(
         quietdesk ask "Do you ship to Norway?"
 
         quietdesk ask --system policy.md --temperature 0 --json < question.txt
+
+        quietdesk ask --schema order.json "I want two red bells."
     """
     # Heavy, and not needed to show the help.
     from quietdesk.loading import open_engine
@@ -47,6 +56,7 @@ def ask(
         max_tokens=max_tokens,
         temperature=temperature,
     )
+    wanted: ReplyOptions = {} if schema is None else {"schema": _read_schema(schema)}
     store: Store = open_store(None, settings) if keep else MemoryStore()
     try:
         engine = open_engine(None, options.for_conversations(settings, 1), look_for_faster=False)
@@ -55,12 +65,23 @@ def ask(
         raise
     with Assistant(engine, store, settings) as assistant:
         conversation = assistant.start()
-        reply = conversation.stream(question)
+        reply = conversation.stream(question, **wanted)
         for delta in reply:
             if not as_json:
                 sys.stdout.write(delta.text)
                 sys.stdout.flush()
+        parsed = {"parsed": reply.parsed} if wanted else {}
         if as_json:
-            print_json({"conversation": conversation.id, **reply_as_json(reply)})
+            print_json({"conversation": conversation.id, **reply_as_json(reply), **parsed})
         else:
             print()
+
+
+def _read_schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(options.read_text(path))
+    except json.JSONDecodeError as error:
+        raise typer.BadParameter(f"{str(path)!r} is no JSON: {error}.") from None
+    if not isinstance(schema, dict):
+        raise typer.BadParameter(f"{str(path)!r} holds no object, as a JSON schema is.")
+    return schema

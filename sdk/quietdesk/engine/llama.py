@@ -5,6 +5,7 @@ faster than one shared buffer, whose attention reads everybody's cells. llama.cp
 run of neighbouring sequence numbers in one pass, and starts another pass at every gap.
 """
 
+import codecs
 import ctypes
 import hashlib
 import threading
@@ -344,7 +345,9 @@ class LlamaRunner:
     def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
         """A fresh sampler's number; see `Runner.open_sampler`."""
         self._next_sampler += 1
-        self._samplers[self._next_sampler] = _Sampler(sampling, prompt, self._vocab, self._n_vocab)
+        self._samplers[self._next_sampler] = _Sampler(
+            sampling, prompt, self._vocab, self._n_vocab, self.piece
+        )
         return self._next_sampler
 
     def close_sampler(self, sampler: int) -> None:
@@ -541,8 +544,18 @@ def _processor() -> str:
 class _Sampler:
     """A llama.cpp sampler chain of one request."""
 
-    def __init__(self, sampling: Sampling, prompt: Seq[int], vocab: Any, n_vocab: int) -> None:
+    def __init__(
+        self,
+        sampling: Sampling,
+        prompt: Seq[int],
+        vocab: Any,
+        n_vocab: int,
+        piece: Callable[[int], bytes],
+    ) -> None:
         self._sampling = sampling
+        self._piece = piece
+        self._begun = b""
+        """Bytes of a character that has not ended yet, where there is a grammar."""
         self._vocab, self._n_vocab = vocab, n_vocab
         self._end: int | None = None
         """The end token, once a grammar has come to its end: it allows nothing after it."""
@@ -577,31 +590,70 @@ class _Sampler:
             return likeliest
         if self._end is not None:
             return self._end
-        candidates = self._candidates(scores, likeliest)
-        data = np.zeros(len(candidates), _TOKEN_DATA)
-        data["id"] = candidates
-        data["logit"] = scores[candidates]
-        array = llama_cpp.llama_token_data_array(
-            data=ctypes.cast(data.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data)),
-            size=len(candidates),
-            selected=-1,
-            sorted=False,
-        )
-        pointer = ctypes.byref(array)
+        token = self._draw(scores, likeliest)
+        while self._sampling.grammar and not self._goes_on_as_text(token):
+            scores = scores.copy()
+            scores[token] = -np.inf
+            token = self._draw(scores, likeliest)
         if self._sampling.grammar:
-            llama_cpp.llama_sampler_apply(self._grammar, pointer)
-        llama_cpp.llama_sampler_apply(self._chain, pointer)
-        chosen = array.data[array.selected]
-        token = int(chosen.id)
-        if self._sampling.grammar:
-            # llama.cpp ends the process when a grammar is told a token that it does not allow.
-            if chosen.logit == -np.inf:
-                raise RuntimeError("the grammar allows no token here")
             llama_cpp.llama_sampler_accept(self._grammar, token)
             if llama_cpp.llama_vocab_is_eog(self._vocab, token):
                 self._end = token
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    def _goes_on_as_text(self, token: int) -> bool:
+        """Whether the bytes so far and the token's are the beginning of UTF-8.
+
+        llama.cpp's grammars take what is written in more bytes than it needs for the character,
+        so that a quote could end a string that, read as UTF-8, goes on.
+        """
+        begun = self._begun + self._piece(token)
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        try:
+            decoder.decode(begun)
+        except UnicodeDecodeError:
+            return False
+        rest = decoder.getstate()[0]
+        if b"\xed\xa0" <= rest < b"\xee":
+            return False  # Half of a pair of UTF-16; Python's decoder waits for its end.
+        if rest in _MAY_BE_TOO_LONG and not self._can_end(token, rest):
+            return False
+        self._begun = rest
+        return True
+
+    def _can_end(self, token: int, rest: bytes) -> bool:
+        """Whether after this token the grammar allows one that goes on with the character."""
+        least = _MAY_BE_TOO_LONG[rest]
+        after = [n for n in range(self._n_vocab) if least <= self._piece(n)[:1] <= b"\xbf"]
+        if not after:
+            return False
+        data = np.zeros(len(after), _TOKEN_DATA)
+        data["id"] = after
+        array = _array_of(data)
+        grammar = llama_cpp.llama_sampler_clone(self._grammar)
+        try:
+            llama_cpp.llama_sampler_accept(grammar, token)
+            llama_cpp.llama_sampler_apply(grammar, ctypes.byref(array))
+        finally:
+            llama_cpp.llama_sampler_free(grammar)
+        return bool((data["logit"] > -np.inf).any())
+
+    def _draw(self, scores: NDArray[np.float32], likeliest: int) -> int:
+        candidates = self._candidates(scores, likeliest)
+        data = np.zeros(len(candidates), _TOKEN_DATA)
+        data["id"] = candidates
+        data["logit"] = scores[candidates]
+        array = _array_of(data)
+        pointer = ctypes.byref(array)
+        if self._sampling.grammar:
+            llama_cpp.llama_sampler_apply(self._grammar, pointer)
+        llama_cpp.llama_sampler_apply(self._chain, pointer)
+        chosen = array.data[array.selected]
+        # llama.cpp ends the process when a grammar is told a token that it does not allow.
+        if self._sampling.grammar and chosen.logit == -np.inf:
+            raise RuntimeError("the grammar allows no token here")
+        return int(chosen.id)
 
     def _candidates(self, scores: NDArray[np.float32], likeliest: int) -> NDArray[np.int32]:
         """Tokens that the chain has to look at: all of them, or where top-k cuts, enough for it.
@@ -625,6 +677,18 @@ class _Sampler:
 
 
 _TOKEN_DATA = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
+_MAY_BE_TOO_LONG = {b"\xe0": b"\xa0", b"\xf0": b"\x90"}
+"""First bytes of characters whose second byte may not be any, and the least that it may be."""
+
+
+def _array_of(data: NDArray[Any]) -> Any:
+    """llama.cpp's view of candidates, which have to outlive it."""
+    return llama_cpp.llama_token_data_array(
+        data=ctypes.cast(data.ctypes.data, ctypes.POINTER(llama_cpp.llama_token_data)),
+        size=len(data),
+        selected=-1,
+        sorted=False,
+    )
 
 
 def _parts(sampling: Sampling, vocab: Any, n_vocab: int) -> Iterable[Any]:
