@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from quietdesk.cli import main
+from quietdesk.testing import scripted_assistant
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -300,3 +301,17 @@ def test_bench_measures_a_server_in_one_line_of_json(run: Run, llama_cpp_server:
         assert row["first_token_p95_ms"] >= row["first_token_p50_ms"] > 0
     both = run("bench", "--url", llama_cpp_server, "--model", "smollm2-135m")
     assert both.returncode == 2
+
+
+def test_conversations_are_listed_by_tag_and_status(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    place = str(tmp_path / "q.db")
+    with scripted_assistant(database=place) as assistant:
+        wanted = assistant.start(metadata={"status": "open", "tags": ["web"]})
+        assistant.start(metadata={"status": "closed", "tags": ["web"]})
+        assistant.start(metadata={"status": "open"})
+    chosen = ["--tag", "web", "--status", "open", "--json", "--database", place]
+    assert main.run(["sessions", "list", *chosen]) == 0
+    listed = json.loads(capsys.readouterr().out)["sessions"]
+    assert [info["id"] for info in listed] == [wanted.id]

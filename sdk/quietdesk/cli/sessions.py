@@ -23,6 +23,10 @@ def list_(
         str, typer.Option("--search", help="Words in the title or the messages.")
     ] = "",
     customer: Annotated[str | None, typer.Option("--customer", help="Only this one's.")] = None,
+    tag: Annotated[str | None, typer.Option("--tag", help="Only with this tag.")] = None,
+    status: Annotated[
+        str | None, typer.Option("--status", help="Only with this `status` in their metadata.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
     database: options.Database = None,
     as_json: options.Json = False,
@@ -32,7 +36,13 @@ def list_(
     Example: quietdesk sessions list --search "refund" --limit 10
     """
     with options.opened(database) as store:
-        found = store.conversations(search, customer=customer, limit=limit)
+        found = store.conversations(
+            search,
+            customer=customer,
+            tag=tag,
+            metadata=None if status is None else {"status": status},
+            limit=limit,
+        )
     if as_json:
         print_json({"sessions": [info.model_dump(mode="json") for info in found]})
         return
