@@ -66,8 +66,7 @@ class Desk:
         stream.wait()
         if stream.error is not None:
             raise stream.error
-        said = self._engine.tokenize(stream.text, special=False, begin=False)
-        self._said[number] = [*before, *new, *said, *self._tokens("<|im_end|>")]
+        self._said[number] = [*before, *new, *stream.tokens, *self._tokens("<|im_end|>")]
         # The end token was not evaluated yet, nor was the last token said.
         return len(new) + (2 if frame else 0), stream.usage
 
