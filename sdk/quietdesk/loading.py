@@ -118,18 +118,13 @@ def open_engine(
     def go_on(share: float) -> bool:
         return not given_up.is_set() and (on_progress is None or on_progress(share))
 
-    try:
-        engine = Engine(
-            lambda: LlamaRunner(
-                chosen.path, chosen.plan, name=chosen.found.name, on_progress=go_on
-            ),
-            queue_limit=settings.queue_limit,
-            parked_bytes=settings.state_cache_mb * 2**20,
-            states=states,
-        )
-    except BaseException:
-        given_up.set()
-        raise
+    engine = Engine(
+        lambda: LlamaRunner(chosen.path, chosen.plan, name=chosen.found.name, on_progress=go_on),
+        queue_limit=settings.queue_limit,
+        parked_bytes=settings.state_cache_mb * 2**20,
+        states=states,
+        give_up=given_up.set,
+    )
     if chosen.wants_quantising and look_for_faster:
         _quantise_aside(chosen.found.path)
     return engine

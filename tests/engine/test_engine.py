@@ -1,5 +1,8 @@
 """The engine over a runner whose text depends on every token before it, so that errors show."""
 
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -386,6 +389,41 @@ def test_a_runner_that_does_not_open_is_an_error_of_the_caller() -> None:
     with pytest.raises(DecodeError, match="does not open"):
         Engine(broken)
     wait_until(lambda: threading.active_count() <= before)
+
+
+def test_an_interrupt_while_it_opens_is_raised_once_the_thread_has_ended() -> None:
+    given_up, ended = threading.Event(), []
+
+    def slow() -> ScriptedRunner:
+        main = threading.main_thread().ident
+        assert main is not None
+        signal.pthread_kill(main, signal.SIGINT)
+        given_up.wait()
+        ended.append(True)
+        return ScriptedRunner()
+
+    with pytest.raises(KeyboardInterrupt):
+        Engine(slow, give_up=given_up.set)
+    assert ended
+    assert "quietdesk-engine" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_engine_that_nobody_closed_is_closed_when_the_interpreter_exits() -> None:
+    code = (
+        "from quietdesk.engine.engine import Engine\n"
+        "from quietdesk.engine.sampling import Limits\n"
+        "from quietdesk.testing import ScriptedRunner\n"
+        "class Told(ScriptedRunner):\n"
+        "    def close(self):\n"
+        "        super().close()\n"
+        "        print('closed', flush=True)\n"
+        "engine = Engine(lambda: Told(delay_s=0.01))\n"
+        "stream = engine.submit([3], limits=Limits(max_tokens=1000, ignore_end=True))\n"
+        "next(iter(stream))\n"
+        "raise SystemExit(7)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert (done.returncode, done.stdout.split(), done.stderr) == (7, [b"closed"], b"")
 
 
 def test_stop_strings_and_tokens_end_a_reply(opened: Opened) -> None:

@@ -6,6 +6,7 @@ libgomp then no longer spins at barriers, of which a step has a thousand, and st
 take 1.4 times as long.
 """
 
+import atexit
 import contextlib
 import threading
 import time
@@ -72,6 +73,7 @@ class Engine:
         parked_bytes: int = 512 * 2**20,
         n_draft: int = 12,
         states: StateKeeper | None = None,
+        give_up: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Start the engine's thread, and wait until its runner is open.
@@ -83,6 +85,7 @@ class Engine:
             parked_bytes: Memory for states of conversations that hold no slot.
             n_draft: Tokens guessed ahead by prompt look-up for a lone sequence; 0: none.
             states: Keeps states on disk; closed with the engine.
+            give_up: Has open_runner return or raise soon: nobody wants the runner any more.
             clock: Seconds; for tests.
 
         Raises:
@@ -113,16 +116,20 @@ class Engine:
         self._counts = dict.fromkeys(EngineMetrics.__dataclass_fields__, 0)
         self._timings = Timings()
         self._busy_s = 0.0
-        opened: Future[Runner] = Future()
+        self._give_up = give_up
+        self._opened: Future[Runner] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(open_runner, opened), name="quietdesk-engine", daemon=True
+            target=self._run, args=(open_runner,), name="quietdesk-engine", daemon=True
         )
-        self._thread.start()
+        # When the interpreter exits, C++ destroys what llama.cpp computes with. A thread that is
+        # still inside then reads freed memory, and the process ends with a segmentation fault.
+        atexit.register(self.close)
         try:
-            opened.result()
+            self._thread.start()
+            self._opened.result()
         except BaseException:
             # Also when the wait is interrupted: then the thread closes what it has opened.
-            self._closing = True
+            self.close()
             raise
 
     @property
@@ -333,10 +340,14 @@ class Engine:
 
     def close(self) -> None:
         """Stop; requests under way end as cancelled, waiting ones too. Safe to call twice."""
+        self._closing = True
+        self._give_up()
+        if not self._thread.is_alive():
+            return  # So it is in a fork too, where nobody would ever release the lock.
         with self._wake:
-            self._closing = True
             self._wake.notify()
-        self._runner.abort()
+        if self._opened.done() and self._opened.exception() is None:
+            self._runner.abort()
         if threading.current_thread() is not self._thread:
             self._thread.join()
 
@@ -381,12 +392,16 @@ class Engine:
         )
         return runner
 
-    def _run(self, open_runner: Callable[[], Runner], opened: "Future[Runner]") -> None:
+    def _run(self, open_runner: Callable[[], Runner]) -> None:
         try:
-            opened.set_result(self._open(open_runner))
+            self._opened.set_result(self._open(open_runner))
         except BaseException as error:
-            opened.set_exception(error)
-            return
+            self._opened.set_exception(error)
+        else:
+            self._serve()
+        atexit.unregister(self.close)
+
+    def _serve(self) -> None:
         try:
             while True:
                 with self._wake:
