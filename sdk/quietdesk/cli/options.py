@@ -9,7 +9,6 @@ import typer
 
 from quietdesk.assistant import database_place, open_store
 from quietdesk.config import Settings
-from quietdesk.kept_states import sweep
 from quietdesk.store.base import Store
 
 Model = Annotated[
@@ -80,6 +79,8 @@ def opened(database: str | None, *, removes: bool = False) -> Iterator[Store]:
         database: A path or a URL.
         removes: Whether conversations go; their states on disk go with them.
     """
+    from quietdesk.kept_states import sweep
+
     settings = read_settings(database=database)
     store = open_store(None, settings)
     try:
