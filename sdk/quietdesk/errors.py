@@ -5,6 +5,7 @@
     │   ├── ConfigError            a setting is unknown or has a bad value
     │   ├── SchemaError            a JSON schema cannot be kept to; carries the place
     │   ├── EmptyMessageError      a message with nothing in it
+    │   ├── ImportRefusedError     a conversation from elsewhere is not whole, or not new
     │   ├── UnknownNameError       no such model, conversation, message; carries the nearest names
     │   └── UnsupportedOptionError the model's server cannot do what an option asks
     ├── ModelError                 the model cannot be used
@@ -69,6 +70,21 @@ class SchemaError(UsageError):
 
 class EmptyMessageError(UsageError):
     """A message with nothing in it."""
+
+
+class ImportRefusedError(UsageError):
+    """A conversation from elsewhere cannot be kept; nothing of what came with it was.
+
+    Attributes:
+        number: Which of those that were given, from 1.
+        reason: What is wrong with it, and with which of its messages.
+    """
+
+    def __init__(self, number: int, where: str, message: str, why: str) -> None:
+        self.number = number
+        self.reason = f"{message}: {why}" if message else why
+        place = f"{where}, {message}" if message else where
+        super().__init__(f"Cannot import {place}: {why}. Nothing was imported.")
 
 
 class UnknownNameError(UsageError):

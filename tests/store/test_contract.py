@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from quietdesk.errors import (
     ConversationBusyError,
     ConversationMovedError,
+    ImportRefusedError,
     StoreError,
     UnknownNameError,
     UsageError,
@@ -747,8 +748,11 @@ def test_a_bad_import_is_refused_with_its_place_and_keeps_nothing(
     good = (conversation("good"), branched())
     with pytest.raises(UsageError, match=place):
         store.import_conversations(pairs())
-    with pytest.raises(UsageError, match="Nothing was imported"):
-        store.import_conversations([good, *pairs()])
+    for dry_run in (False, True):
+        with pytest.raises(ImportRefusedError, match="Nothing was imported") as refused:
+            store.import_conversations([good, *pairs()], dry_run=dry_run)
+        assert refused.value.number == 1 + len(pairs())
+    assert store.import_conversations([good], dry_run=True) == 1
     assert ids(store.conversations()) == ["there"]
     assert store.import_conversations([good]) == 1
 

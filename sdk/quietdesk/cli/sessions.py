@@ -9,10 +9,11 @@ from rich.console import Console
 from rich.table import Table
 
 from quietdesk.cli import options
-from quietdesk.cli.output import print_json, write_whole
-from quietdesk.store.document import Form, document, to_json, to_markdown
+from quietdesk.cli.output import decode, print_json, write_whole
+from quietdesk.errors import ImportRefusedError, UsageError
+from quietdesk.store.document import Form, document, read_documents, to_json, to_markdown
 
-app = typer.Typer(help="List, show, export and delete conversations.", no_args_is_help=True)
+app = typer.Typer(help="List, show, export, import and delete conversations.", no_args_is_help=True)
 
 Id = Annotated[str, typer.Argument(help="The conversation's id, or a beginning of it.")]
 
@@ -98,6 +99,52 @@ def export(
         sys.stdout.write(whole)
     else:
         print_json(whole)
+
+
+@app.command("import")
+def import_(
+    paths: Annotated[
+        list[Path], typer.Argument(metavar="FILE...", help="JSON or JSON Lines; - for stdin.")
+    ],
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only look whether it could be done.")
+    ] = False,
+    database: options.Database = None,
+) -> None:
+    """Import conversations that `sessions export` wrote, all of them or none.
+
+    A file holds one as JSON, or one in every line. Ids that are there already, trees with a
+    missing parent and dates in the future are refused, with their place.
+
+    Example: quietdesk sessions import c-1f2e.json others.jsonl --dry-run
+    """
+    found = [pair for path in paths for pair in read_documents(_text_of(path), str(path))]
+    with options.opened(database) as store:
+        try:
+            store.import_conversations(
+                [(one.conversation, one.messages) for _, one in found], dry_run=dry_run
+            )
+        except ImportRefusedError as error:
+            place, one = found[error.number - 1]
+            raise UsageError(
+                f"Cannot import {place} (conversation {one.conversation.id!r}): {error.reason}. "
+                "Nothing was imported."
+            ) from None
+        for _, one in () if dry_run else found:
+            if one.leaf_id is not None and one.leaf_id != one.messages[-1].id:
+                store.select(one.conversation.id, one.leaf_id)
+    done = "could be imported; nothing was." if dry_run else "imported."
+    n_messages = sum(len(one.messages) for _, one in found)
+    typer.echo(f"{len(found):,} conversations with {n_messages:,} messages {done}", err=True)
+
+
+def _text_of(path: Path) -> str:
+    if str(path) == "-":
+        return decode(sys.stdin.buffer.read(), "Standard input")
+    try:
+        return decode(path.read_bytes(), f"The file {str(path)!r}")
+    except OSError as error:
+        raise UsageError(f"The file {str(path)!r} cannot be read: {error.strerror}.") from None
 
 
 @app.command()

@@ -186,14 +186,19 @@ class Store(Protocol):
         ...
 
     def import_conversations(
-        self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
+        self,
+        conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]],
+        *,
+        dry_run: bool = False,
     ) -> int:
         """Keep conversations from elsewhere, all of them or none; how many there were.
 
-        The messages of each come parents first; the last one becomes the active leaf.
+        The messages of each come parents first; the last one becomes the active leaf. A dry run
+        only looks whether it could be done.
 
         Raises:
-            UsageError: an id that is taken, a broken tree or a date in the future, with its place.
+            ImportRefusedError: an id that is taken, a broken tree or a date in the future, with
+                its place.
         """
         ...
 

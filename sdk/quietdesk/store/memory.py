@@ -309,14 +309,17 @@ class MemoryStore:
             return list(self._get(conversation_id).scores)
 
     def import_conversations(
-        self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
+        self,
+        conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]],
+        *,
+        dry_run: bool = False,
     ) -> int:
         """Keep conversations from elsewhere, all of them or none; how many there were."""
         pairs = [(info, list(messages)) for info, messages in conversations]
         with self._lock:
             self._open()
             tree.check_imports(pairs, self._kept.keys(), self._home.keys())
-            for info, messages in pairs:
+            for info, messages in () if dry_run else pairs:
                 self._serial += 1
                 kept = self._kept[info.id] = _Kept(_own(info), self._serial)
                 self._put(kept, [tree.rooted(message) for message in messages])

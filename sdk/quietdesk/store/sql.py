@@ -585,7 +585,10 @@ class SqlStore:
     # Whole customers and whole conversations
 
     def import_conversations(
-        self, conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]]
+        self,
+        conversations: Iterable[tuple[ConversationInfo, Sequence[Message]]],
+        *,
+        dry_run: bool = False,
     ) -> int:
         """Keep conversations from elsewhere, all of them or none; how many there were.
 
@@ -601,7 +604,7 @@ class SqlStore:
             if again and ids and taken.issuperset(ids):
                 return
             tree.check_imports(pairs, taken, _taken(connection, message.c.id, message_ids))
-            for info, messages in pairs:
+            for info, messages in () if dry_run else pairs:
                 number = self._insert_conversation(connection, info)
                 if not messages:
                     continue

@@ -3,9 +3,15 @@
 import json
 from collections.abc import Container, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
-from quietdesk.errors import ConversationMovedError, UnknownNameError, UsageError
+from quietdesk.errors import (
+    ConversationMovedError,
+    ImportRefusedError,
+    UnknownNameError,
+    UsageError,
+)
 from quietdesk.store.base import ROOT
 from quietdesk.types import ConversationInfo, KeptScore, Message
 
@@ -166,54 +172,54 @@ def check_imports(
     """Make sure that conversations from outside are whole, new, and lie in the past.
 
     Raises:
-        UsageError: naming the conversation and the message's place, both from 1.
+        ImportRefusedError: naming the conversation and the message's place, both from 1.
     """
     latest = datetime.now(UTC) + CLOCK_SKEW
     seen_conversations: dict[str, int] = {}
     seen: dict[str, str] = {}
     for number, (info, messages) in enumerate(conversations, 1):
         whole = f"conversation {number} of {len(conversations)} (id {info.id!r})"
+        bad = partial(ImportRefusedError, number, whole)
         if not info.id:
-            raise _bad(whole, "it has no id")
+            raise bad("", "it has no id")
         if info.id in seen_conversations:
-            raise _bad(whole, f"conversation {seen_conversations[info.id]} has the same id")
+            raise bad("", f"conversation {seen_conversations[info.id]} has the same id")
         if info.id in known_conversations:
-            raise _bad(whole, "the store has a conversation of that id already")
+            raise bad("", "the store has a conversation of that id already")
         seen_conversations[info.id] = number
         check_metadata(info.metadata)
-        _check_date(whole, "created_at", info.created_at, latest)
-        _check_date(whole, "updated_at", info.updated_at, latest)
+        for name, date in (("created_at", info.created_at), ("updated_at", info.updated_at)):
+            if why := _wrong_date(name, date, latest):
+                raise bad("", why)
         own: set[str] = set()
         for place, message in enumerate(messages, 1):
             here = f"message {place} of {len(messages)} (id {message.id!r})"
             if not message.id:
-                raise _bad(f"{whole}, {here}", "it has no id")
-            where = f"{whole}, {here}"
+                raise bad(here, "it has no id")
             if message.id in seen:
-                raise _bad(where, f"{seen[message.id]} has the same id")
+                raise bad(here, f"{seen[message.id]} has the same id")
             if message.id in known_messages:
-                raise _bad(where, "the store has a message of that id already")
+                raise bad(here, "the store has a message of that id already")
             if message.parent_id and message.parent_id not in own:
                 later = any(other.id == message.parent_id for other in messages[place - 1 :])
-                raise _bad(
-                    where,
+                raise bad(
+                    here,
                     f"its parent {message.parent_id!r} "
                     + ("does not come before it" if later else "is not among the messages"),
                 )
-            _check_date(where, "created_at", message.created_at, latest)
+            if why := _wrong_date("created_at", message.created_at, latest):
+                raise bad(here, why)
             own.add(message.id)
             seen[message.id] = f"{here} of conversation {number}"
 
 
-def _bad(where: str, why: str) -> UsageError:
-    return UsageError(f"Cannot import {where}: {why}. Nothing was imported.")
-
-
-def _check_date(where: str, name: str, value: datetime, latest: datetime) -> None:
+def _wrong_date(name: str, value: datetime, latest: datetime) -> str:
+    """What is wrong with a date; empty where nothing is."""
     if value.tzinfo is None:
-        raise _bad(where, f"{name} {value.isoformat()!r} has no time zone")
+        return f"{name} {value.isoformat()!r} has no time zone"
     if value > latest:
-        raise _bad(where, f"{name} {value.isoformat()!r} is in the future")
+        return f"{name} {value.isoformat()!r} is in the future"
+    return ""
 
 
 def summary(way: Sequence[Message]) -> tuple[int, str]:
