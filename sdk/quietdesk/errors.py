@@ -165,15 +165,19 @@ class ContextError(QuietdeskError):
     """The prompt does not fit into the context; nothing was guessed or cut.
 
     Attributes:
-        needed_tokens: Tokens of the smallest prompt that keeps what must be kept.
+        needed_tokens: Tokens of the smallest prompt that keeps what must be kept, or of a text
+            that was not tokenised since it is far too long, what it takes at least.
         available_tokens: Tokens that the context has for it.
     """
 
-    def __init__(self, what: str, needed_tokens: int, available_tokens: int) -> None:
+    def __init__(
+        self, what: str, needed_tokens: int, available_tokens: int, *, at_least: bool = False
+    ) -> None:
         self.needed_tokens = needed_tokens
         self.available_tokens = available_tokens
+        least = "at least " if at_least else ""
         super().__init__(
-            f"{what} needs {needed_tokens} tokens and the context has room for "
+            f"{what} needs {least}{needed_tokens} tokens and the context has room for "
             f"{available_tokens}. Shorten it, raise n_ctx, or lower max_tokens."
         )
 

@@ -1,5 +1,6 @@
 """The commands as they are typed, with the bundled model where one has to answer."""
 
+import io
 import json
 import os
 import signal
@@ -7,12 +8,16 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from quietdesk.assistant import open_store
 from quietdesk.cli import main
+from quietdesk.config import Settings
 from quietdesk.testing import scripted_assistant
+from quietdesk.types import Author, ConversationInfo, Message
 
 Run = Callable[..., "subprocess.CompletedProcess[bytes]"]
 
@@ -150,6 +155,59 @@ def test_wrong_use_is_named(
     assert answered == code, told
     assert words in " ".join(told.replace("│", " ").split())
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("arguments", "nearest"),
+    [
+        (["sessions", "show", "c-4712"], "c-4711"),
+        (["sessions", "export", "c-4712"], "c-4711"),
+        (["sessions", "delete", "c-4712"], "c-4711"),
+        (["sessions", "restore", "c-4722"], "c-4721"),
+        (["chat", "--resume", "c-4712"], "c-4711"),
+        (["replay", "c-4712"], "c-4711"),
+        (["replay", "m-4712"], "m-4711"),
+        (["db", "export", "anne"], "anna"),
+        (["db", "erase", "anne", "--yes"], "anna"),
+    ],
+)
+def test_an_id_that_does_not_exist_is_answered_with_the_nearest(
+    home: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    starter_path: Path,
+    arguments: list[str],
+    nearest: str,
+) -> None:
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+    store = open_store(None, Settings())
+    now = datetime.now(UTC)
+    for number, customer in (("c-4711", "anna"), ("c-4721", None)):
+        info = ConversationInfo(
+            id=number, title="", customer=customer, created_at=now, updated_at=now
+        )
+        store.create(info)
+    store.add("c-4711", Message(id="m-4711", author=Author.CUSTOMER, text="Hello"))
+    store.delete("c-4721")
+    store.close()
+    assert main.run(arguments) == 2
+    assert f"Did you mean '{nearest}'" in capfd.readouterr().err
+
+
+def test_a_question_of_ten_megabytes_is_refused_and_leaves_nothing(
+    home: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    starter_path: Path,
+) -> None:
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"word and " * 1_200_000)))
+    assert main.run(["ask"]) == 1
+    assert "needs at least" in capfd.readouterr().err
+    assert main.run(["sessions", "list", "--json"]) == 0
+    assert json.loads(capfd.readouterr().out) == {"sessions": []}
 
 
 def test_an_empty_question_and_a_file_that_is_no_model_are_refused(

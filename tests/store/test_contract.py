@@ -113,6 +113,9 @@ def test_an_unknown_id_is_answered_with_the_nearest_ones(store: Store) -> None:
     ):
         with pytest.raises(UnknownNameError, match="Did you mean 'order-4711'"):
             ask()
+    store.delete("order-4711")
+    with pytest.raises(UnknownNameError, match="Did you mean 'order-4711'"):
+        store.restore("order-4712")
 
 
 def test_a_new_title_and_new_metadata_replace_the_old_ones(store: Store) -> None:

@@ -15,9 +15,13 @@ from quietdesk.assistant import database_key, database_place
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
 from quietdesk.config import Settings
-from quietdesk.errors import UsageError
+from quietdesk.errors import UnknownNameError, UsageError
+from quietdesk.store.base import Store
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
+
+_LATEST = 1000
+"""Conversations whose customers are looked through for one like a customer that is unknown."""
 
 Customer = Annotated[str, typer.Argument(help="The customer's id, as the conversations have it.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -192,6 +196,8 @@ def export(
     """
     with options.opened(database) as store:
         found = store.export_customer(customer)
+        if not found["conversations"]:
+            raise _unknown_customer(store, customer)
     if to is None:
         print_json(found)
     else:
@@ -208,11 +214,17 @@ def erase(customer: Customer, yes: Yes = False, database: options.Database = Non
     with options.opened(database, removes=True) as store:
         count = len(store.export_customer(customer)["conversations"])
         if not count:
-            raise UsageError(f"Nothing is kept about a customer {customer!r}.")
+            raise _unknown_customer(store, customer)
         if not yes:
             typer.confirm(f"Remove {count} conversations of {customer!r}?", abort=True, err=True)
         typer.echo(f"Removed {store.erase_customer(customer)} conversations.", err=True)
         _name_backups(store, "What was removed may still stand in these backups")
+
+
+def _unknown_customer(store: Store, customer: str) -> UnknownNameError:
+    kept = (*store.conversations(limit=_LATEST), *store.conversations(limit=_LATEST, deleted=True))
+    known = {info.customer for info in kept if info.customer is not None}
+    return UnknownNameError("customer", customer, sorted(known))
 
 
 @app.command()

@@ -67,8 +67,8 @@ def _reply(store: Store, name: str) -> str:
     except UnknownNameError as unknown:
         try:
             history = store.messages(store.conversation(name).id, reports=False)
-        except UnknownNameError:
-            raise unknown from None
+        except UnknownNameError as neither:
+            raise (neither if name.startswith("c-") else unknown) from None
         replies = [message.id for message in history if message.author is Author.BOT]
         if not replies:
             raise unknown from None

@@ -271,7 +271,7 @@ class _Fit:
         for what, text in texts:
             least = self.renderer.least(text)
             if least > self.limit:
-                raise ContextError(f"{what} is too long: it", least, self.limit)
+                raise ContextError(f"{what} is too long: it", least, self.limit, at_least=True)
 
     def _choose_passages(self) -> tuple[list[Part], dict[int, str]]:
         """The passages that find room, best first, and why others were cut or left out."""

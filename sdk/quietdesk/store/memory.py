@@ -380,7 +380,10 @@ class MemoryStore:
         if kept is None or (deleted is False and kept.deleted):
             raise tree.unknown_conversation(
                 conversation_id,
-                [k.info.id for k in self._by_use()],
+                [
+                    *(k.info.id for k in self._by_use()),
+                    *(k.info.id for k in self._by_use(True) if deleted is None),
+                ],
                 deleted=kept is not None,
             )
         return kept

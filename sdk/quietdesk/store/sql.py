@@ -808,18 +808,23 @@ class SqlStore:
         """The conversation's row, locked until the transaction ends."""
         row = connection.execute(HOLD, {"id": conversation_id}).first()
         if row is None or (row.deleted_at is not None and not deleted):
-            raise self._unknown(connection, conversation_id, deleted=row is not None)
+            raise self._unknown(
+                connection, conversation_id, deleted=row is not None, among_deleted=deleted
+            )
         return row
 
     def _unknown(
-        self, connection: Connection, conversation_id: str, *, deleted: bool
+        self,
+        connection: Connection,
+        conversation_id: str,
+        *,
+        deleted: bool,
+        among_deleted: bool = False,
     ) -> UnknownNameError:
-        known = connection.scalars(
-            select(conversation.c.id)
-            .where(conversation.c.deleted_at.is_(None))
-            .order_by(conversation.c.updated_at.desc())
-            .limit(_CHUNK)
-        )
+        there = select(conversation.c.id)
+        if not among_deleted:
+            there = there.where(conversation.c.deleted_at.is_(None))
+        known = connection.scalars(there.order_by(conversation.c.updated_at.desc()).limit(_CHUNK))
         return tree.unknown_conversation(conversation_id, known, deleted=deleted)
 
     def _mark_deleted(self, conversation_id: str, moment: int | None) -> None:
