@@ -173,6 +173,11 @@ def state_folder() -> Path:
     return platformdirs.user_state_path("quietdesk", appauthor=False)
 
 
+def scores_folder() -> Path:
+    """Where the runs that `quietdesk score --save NAME` keeps stand, each in a folder."""
+    return data_folder() / "scores"
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))

@@ -6,6 +6,7 @@
     │   ├── SchemaError            a JSON schema cannot be kept to; carries the place
     │   ├── EmptyMessageError      a message with nothing in it
     │   ├── ImportRefusedError     a conversation from elsewhere is not whole, or not new
+    │   ├── FolderInUseError       another run writes into the folder
     │   ├── UnknownNameError       no such model, conversation, message; carries the nearest names
     │   └── UnsupportedOptionError the model's server cannot do what an option asks
     ├── ModelError                 the model cannot be used
@@ -85,6 +86,10 @@ class ImportRefusedError(UsageError):
         self.reason = f"{message}: {why}" if message else why
         place = f"{where}, {message}" if message else where
         super().__init__(f"Cannot import {place}: {why}. Nothing was imported.")
+
+
+class FolderInUseError(UsageError):
+    """Another run writes into the folder."""
 
 
 class UnknownNameError(UsageError):

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from quietdesk.scoring.base import Metric
     from quietdesk.scoring.scores import Scores
 
-NEEDED = ("pyarrow", "msgspec", "sacrebleu", "scipy", "sklearn", "zstandard")
+NEEDED = ("pyarrow", "msgspec", "sacrebleu", "scipy", "sklearn")
 
 
 def need_extra() -> None:

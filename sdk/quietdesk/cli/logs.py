@@ -19,6 +19,7 @@ from quietdesk.assistant import open_store as open_database
 from quietdesk.cli.options import read_settings
 from quietdesk.logs.format import Options
 from quietdesk.logs.reading import Reading
+from quietdesk.scoring.parts import Summary
 from quietdesk.store.base import Store
 from quietdesk.types import Author
 
@@ -75,13 +76,13 @@ def bar(stack: ExitStack, what: str) -> Callable[[Reading], None]:
     )
 
 
-def tell(reading: Reading) -> None:
-    """Say on standard error what was read, and what was wrong."""
-    for problem in reading.problems[:SHOWN]:
+def tell(found: Reading | Summary) -> None:
+    """Say on standard error what was wrong with what was read."""
+    for problem in found.problems[:SHOWN]:
         print(problem, file=sys.stderr)
-    n_problems = reading.n_rejected + reading.n_noted
+    n_problems = found.n_rejected + found.n_noted
     if n_problems > SHOWN:
-        kinds = ", ".join(f"{kind} {count:,}" for kind, count in reading.kinds.most_common())
+        kinds = ", ".join(f"{kind} {count:,}" for kind, count in found.kinds.most_common())
         print(f"... {n_problems:,} remarks in all: {kinds}.", file=sys.stderr)
-    if reading.n_rejected:
-        print(f"{reading.n_rejected:,} records were left out.", file=sys.stderr)
+    if found.n_rejected:
+        print(f"{found.n_rejected:,} records were left out.", file=sys.stderr)

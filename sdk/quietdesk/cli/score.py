@@ -31,20 +31,29 @@ def score(
     authors: log_options.Authors = None,
     columns: log_options.Columns = None,
     jobs: scoring_options.Jobs = 0,
+    on: Annotated[
+        str, typer.Option("--on", help="Where: local, ray, or a Ray cluster's address.")
+    ] = "local",
+    save: Annotated[
+        str, typer.Option("--save", metavar="NAME", help="Keep the run: a name, or a folder.")
+    ] = "",
     strict: scoring_options.Strict = False,
 ) -> None:
     """Score logged conversations.
 
+    A run that was stopped goes on where it was when the same command is given again.
+
     Example: quietdesk score logs.jsonl --slice channel --html report.html
     """
     scoring_options.need_extra()
-    if keep and len(paths) != 1:
-        raise typer.BadParameter("--keep takes one path, of a database.")
+    if keep and (len(paths) != 1 or save):
+        raise typer.BadParameter("--keep takes one path, of a database, and no --save.")
+    from pyarrow import RecordBatch
+
     from quietdesk.cli import keeping, runs
     from quietdesk.scoring.report import RowWriter
-    from quietdesk.scoring.scorer import Reading
 
-    request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict)
+    request = runs.Request(metrics, slices or [], format, authors, columns, jobs, strict, on, save)
     keeper = keeping.Keeper(paths[0]) if keep else None
     with ExitStack() as stack:
         if keeper is not None:
@@ -55,13 +64,16 @@ def score(
             if path is not None
         ]
 
-        def take(reading: Reading) -> None:
+        def write(rows: RecordBatch) -> None:
             for writer in writers:
-                writer.write(reading.rows)
-            if keeper is not None:
-                keeper.take(reading)
+                writer.write(rows)
 
-        scores = runs.score_logs(paths, request, take)
+        scores = runs.score_logs(
+            paths,
+            request,
+            write if writers else None,
+            None if keeper is None else keeper.take,
+        )
     if keeper is not None and keeper.n_gone:
         typer.echo(f"{keeper.n_gone} conversations were removed while they were scored.", err=True)
     if html is not None:

@@ -4,9 +4,10 @@ Our columns are those of `quietdesk.columns.schema()`. Others are read as what t
 messages, ShareGPT turns, runs of a bulk export, or a table of messages.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
 from typing import Any
+from urllib.parse import quote
 
 import msgspec
 import pyarrow as pa
@@ -27,7 +28,7 @@ from quietdesk.types import Author
 NAME = "parquet"
 TITLE = "Parquet: conversations in columns"
 KEEPS = ALL_FIELDS
-BATCH_ROWS = 1024
+BATCH_ROWS = 2048
 
 _OURS = frozenset(columns.schema().names)
 _metadata = msgspec.json.Decoder(dict[str, Any])
@@ -47,6 +48,52 @@ def opened(path: str) -> pq.ParquetFile:
         return pq.ParquetFile(path)
     except (OSError, pa.ArrowInvalid, ValueError) as error:
         raise LogError(f"Cannot read {path!r} as Parquet: {error}") from None
+
+
+def stat(address: str) -> tuple[int, int]:
+    """Size in bytes, and time of the last change in nanoseconds, of the file at an address.
+
+    Raises:
+        LogError: there is none.
+    """
+    [found] = _found(address, lambda inner: [inner])
+    if found.type is not pafs.FileType.File:
+        raise LogError(f"There is no file at {address!r}.")
+    return found.size, found.mtime_ns or 0
+
+
+def inside(address: str) -> list[tuple[str, int]]:
+    """The Parquet files below an address that names a folder, else the one that it names.
+
+    Returns:
+        Addresses, in their order, each with the file's size in bytes.
+
+    Raises:
+        LogError: nothing is there, or the folder has no Parquet file in it.
+    """
+    [found] = _found(address, lambda inner: [inner])
+    if found.type is not pafs.FileType.Directory:
+        return [(address, stat(address)[0])]
+    place, mark, query = address.partition("?")
+    files = _found(address, lambda inner: pafs.FileSelector(inner, recursive=True))
+    sizes = {
+        file.path.removeprefix(found.path).lstrip("/"): file.size
+        for file in files
+        if file.type is pafs.FileType.File and file.extension in {"parquet", "pq"}
+    }
+    # What begins so are traces of programs that write such folders.
+    shown = [n for n in sorted(sizes) if not any(p.startswith((".", "_")) for p in n.split("/"))]
+    if not shown:
+        raise LogError(f"The folder {address!r} has no Parquet file in it.")
+    return [(f"{place.rstrip('/')}/{quote(name)}{mark}{query}", sizes[name]) for name in shown]
+
+
+def _found(address: str, choose: Callable[[str], Any]) -> list[pafs.FileInfo]:
+    try:
+        filesystem, inner = pafs.FileSystem.from_uri(address)
+        return list(filesystem.get_file_info(choose(inner)))
+    except (OSError, pa.ArrowInvalid, ValueError) as error:
+        raise LogError(f"Cannot look at {address!r}: {error}") from None
 
 
 def is_ours(schema: pa.Schema) -> bool:

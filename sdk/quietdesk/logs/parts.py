@@ -1,15 +1,17 @@
 """Parts: logs cut where records end, so that any process can read any part by itself.
 
 A log of lines is cut at line ends, a Parquet file between row groups. What cannot be cut (an array,
-a table whose rows have to be brought together, a compressed log) is read here, once and in order,
-and handed on in parts of conversations. Either way the same logs are cut in the same way each time,
-and a part says by its identity what it holds.
+a table whose rows have to be brought together, a large compressed log) is read here, once and in
+order, and handed on in parts of conversations. Either way the same logs are cut in the same way
+each time, and a part says by its identity what it holds: a file's part by the file's size and time
+and its place in it, another one by what stands in it.
 """
 
+import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,9 @@ from quietdesk.logs.reading import OpenStore, Reading, read
 from quietdesk.logs.source import CHUNK_BYTES, Source, Span, compression_of
 
 PART_BYTES = 64 << 20
+"""Of the logs as they are stored; a killed process loses one part."""
+SMALL_PART_BYTES = 4 << 20
+"""Logs that are not large are cut finer, down to this, so that several processes share them."""
 HANDED_ROWS = 4096
 """Conversations in a part that is handed on."""
 HANDED_BYTES = 16 << 20
@@ -42,10 +47,6 @@ class Report:
     kinds: Counter[str] = field(default_factory=Counter)
     problems: list[str] = field(default_factory=list)
     """The first of them, in words."""
-
-    def to_json(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +68,8 @@ class FilePart:
     modified_ns: int
     span: Span | None = None
     row_groups: tuple[int, ...] | None = None
+    n_rows: int = 0
+    """Of a Parquet file's row groups; 0 where that is not known."""
 
     @property
     def where(self) -> str:
@@ -96,7 +99,7 @@ class FilePart:
         address = self.path if "://" in self.path else ""
         path = None if address else Path(self.path)
         source = Source(path, address=address, label=self.label, span=self.span)
-        if path is not None and source.size_bytes != self.file_bytes:
+        if _stat(source) != (self.file_bytes, self.modified_ns):
             raise LogError(f"{self.path!r} changed while it was read. Start again.")
         reading = Reading(
             [source],
@@ -108,14 +111,23 @@ class FilePart:
             row_groups=self.row_groups,
         )
         reading.formats[source.name] = self.format
-        return Opened(reading)
+        return Opened(reading, self.size_bytes, self.n_rows)
 
 
 class Opened:
     """A part that is being read."""
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, size_bytes: int = 0, n_rows: int = 0) -> None:
         self._reading = reading
+        self._size_bytes = size_bytes
+        self._n_rows = n_rows
+
+    @property
+    def share(self) -> float:
+        """How much of it was read, 0 to 1, about."""
+        if self._n_rows:
+            return min(1.0, self._reading.n_read / self._n_rows)
+        return min(1.0, self._reading.done_bytes / self._size_bytes) if self._size_bytes else 0.0
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """Its conversations."""
@@ -142,6 +154,11 @@ class HandedPart:
     size_bytes: int
     handed: tuple[pa.RecordBatch, ...]
     found: Report
+
+    @property
+    def share(self) -> float:
+        """It was read before."""
+        return 0.0
 
     def open(self) -> "HandedPart":
         """Itself: there is nothing to open."""
@@ -175,17 +192,22 @@ class Parts:
         options: Options | None = None,
         strict: bool = False,
         open_store: OpenStore | None = None,
-        part_bytes: int = PART_BYTES,
+        part_bytes: int | None = None,
     ) -> None:
-        """As `quietdesk.logs.reading.read`, and the size of parts, about."""
+        """As `quietdesk.logs.reading.read`, and the size of parts; None: by that of the logs."""
         self._reading = read(
             paths, format=format, options=options, strict=strict, open_store=open_store
         )
         self._options = options or Options()
         self._strict = strict
         self._open_store = open_store
-        self._part_bytes = part_bytes
         self.total_bytes = self._reading.total_bytes
+        if part_bytes is None:
+            # By the logs alone: not by how many processes there are, so that a run can go on with
+            # more of them.
+            about = PART_BYTES if self.total_bytes is None else self.total_bytes // 64
+            part_bytes = min(PART_BYTES, max(SMALL_PART_BYTES, about))
+        self._part_bytes = part_bytes
         self.formats = self._reading.formats
 
     def __iter__(self) -> Iterator[Part]:
@@ -209,8 +231,8 @@ class Parts:
         size: int,
         span: Span | None = None,
         row_groups: tuple[int, ...] | None = None,
+        n_rows: int = 0,
     ) -> FilePart:
-        stat = source.path.stat() if source.path is not None else None
         return FilePart(
             source.name,
             source.label,
@@ -218,10 +240,10 @@ class Parts:
             self._options,
             self._strict,
             size,
-            stat.st_size if stat is not None else 0,
-            stat.st_mtime_ns if stat is not None else 0,
+            *_stat(source),
             span,
             row_groups,
+            n_rows,
         )
 
     def _file(self, source: Source, path: Path, name: str) -> Iterator[Part]:
@@ -244,23 +266,25 @@ class Parts:
                 yield from self._handed(source, parquet.NAME)
             return
         groups: list[int] = []
-        size = 0
+        size = n_rows = 0
         for group in range(file.num_row_groups):
             more = _stored_bytes(file, group)
             if groups and size + more > self._part_bytes:
-                yield self._part(source, parquet.NAME, size, row_groups=tuple(groups))
-                groups, size = [], 0
+                yield self._groups(source, size, groups, n_rows)
+                groups, size, n_rows = [], 0, 0
             groups.append(group)
             size += more
+            n_rows += file.metadata.row_group(group).num_rows
         if groups:
-            yield self._part(source, parquet.NAME, size, row_groups=tuple(groups))
+            yield self._groups(source, size, groups, n_rows)
+
+    def _groups(self, source: Source, size: int, groups: list[int], n_rows: int) -> FilePart:
+        return self._part(source, parquet.NAME, size, row_groups=tuple(groups), n_rows=n_rows)
 
     def _handed(self, source: Source, name: str) -> Iterator[Part]:
         reading = Reading(
             [source], name or None, self._options, self._strict, self._open_store, watch_ids=False
         )
-        stat = source.path.stat() if source.path is not None else None
-        told = [source.name, stat.st_size, stat.st_mtime_ns] if stat is not None else [source.name]
         if name:
             reading.formats[source.name] = name
         waiting: list[pa.RecordBatch] = []
@@ -273,7 +297,8 @@ class Parts:
             read_bytes, done = source.done_bytes - done, source.done_bytes
             count += 1
             where = f"{source.name}, part {count}"
-            identity = _identity([*told, name, source.label], self._options, None, [count])
+            told = [source.name, name, source.label, count, _digest(waiting), found.problems]
+            identity = _identity(told, self._options)
             return HandedPart(where, identity, read_bytes, tuple(waiting), found)
 
         for batch in reading.batches():
@@ -285,6 +310,25 @@ class Parts:
         if waiting or Opened(reading).report() != before:
             yield part()
         self.formats.update(reading.formats)
+
+
+def _stat(source: Source) -> tuple[int, int]:
+    """Size in bytes and time of the last change in nanoseconds."""
+    if source.path is None:
+        return parquet.stat(source.address)
+    stat = source.path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _digest(batches: Sequence[pa.RecordBatch]) -> str:
+    """Of what stands in the batches: neither a stream nor a database has a time to go by."""
+    hashed = hashlib.blake2b(digest_size=16)
+    for batch in batches:
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_stream(sink, batch.schema) as writer:
+            writer.write_batch(batch)
+        hashed.update(sink.getvalue())
+    return hashed.hexdigest()
 
 
 def _identity(told: list[Any], options: Options, *more: Any) -> str:

@@ -38,7 +38,7 @@ from quietdesk.types import Transcript
 OpenStore = Callable[[str], stored.Conversations]
 
 _DATABASES = ("postgresql:", "postgresql+", "sqlite:")
-BATCH_ROWS = 1024
+BATCH_ROWS = 2048
 BATCH_BYTES = 16 << 20
 """A batch is handed on when it has this many rows or, by estimate, bytes."""
 KEPT_PROBLEMS = 100
@@ -58,8 +58,8 @@ def read(
 
     Args:
         paths: Files; folders, for every file below that is not hidden; `-` for standard input;
-            addresses of Parquet files that Arrow knows, such as `s3://bucket/logs.parquet`, or of
-            databases, such as `postgresql://host/desk`.
+            addresses that Arrow knows of Parquet files or of folders of them, such as
+            `s3://bucket/logs`, or of databases, such as `postgresql://host/desk`.
         format: The format's name, one of `detect.TITLES`; None: told by each file's content.
         options: How to read what the logs do not tell themselves.
         strict: Whether a record that must be rejected ends the reading.
@@ -80,7 +80,11 @@ def _sources(paths: Iterable[str | Path]) -> list[Source]:
         if str(given) == "-":
             found.append(Source(None, sys.stdin.buffer))
         elif "://" in str(given):
-            found.append(Source(None, address=str(given)))
+            if str(given).startswith(_DATABASES):
+                found.append(Source(None, address=str(given)))
+            else:
+                files = parquet.inside(str(given))
+                found += [Source(None, address=file, size_bytes=size) for file, size in files]
         elif Path(given).is_dir():
             inside = (p.relative_to(given) for p in Path(given).rglob("*") if p.is_file())
             shown = sorted(p for p in inside if not any(part.startswith(".") for part in p.parts))

@@ -75,6 +75,7 @@ class Source:
         address: str = "",
         label: str = "",
         span: Span | None = None,
+        size_bytes: int | None = None,
     ) -> None:
         self.path = path
         self.span = span
@@ -85,7 +86,7 @@ class Source:
         self.done_bytes = 0
         self.damage = ""
         try:
-            self.size_bytes = path.stat().st_size if path is not None else None
+            self.size_bytes = path.stat().st_size if path is not None else size_bytes
         except OSError as error:
             raise LogError(f"Cannot read {self.name!r}: {error.strerror}.") from None
 

@@ -1,0 +1,63 @@
+"""The same parts on Ray, started here for the test; skipped where Ray is not installed."""
+
+import os
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from quietdesk import columns
+from quietdesk.errors import LogError, UsageError
+from quietdesk.logs.parts import Parts
+from quietdesk.scoring.local import Here
+from quietdesk.scoring.parts import Recipe
+from quietdesk.scoring.ray import Cluster
+from quietdesk.scoring.shards import run
+from quietdesk.types import Author, Transcript, TranscriptMessage
+
+RECIPE = Recipe(("turns", "apologies"), rows=True)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    said = (
+        TranscriptMessage(author=Author.CUSTOMER, text="Where is it?"),
+        TranscriptMessage(author=Author.BOT, text="Sorry, it is late."),
+    )
+    found = [
+        Transcript(id=f"c{i}", customer=f"k{i % 5}", messages=said[: 1 + i % 2]) for i in range(40)
+    ]
+    path = tmp_path / "x.parquet"
+    table = pa.Table.from_batches([columns.to_batch(found)])
+    pq.write_table(table, path, row_group_size=10)
+    return path
+
+
+def test_without_ray_it_is_told_what_to_install(log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "ray", None)
+    with pytest.raises(UsageError, match=r"pip install 'quietdesk\[ray\]'"):
+        run(Parts([log]), RECIPE, Cluster())
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_ray_gives_the_same_integers_and_rows(log: Path, tmp_path: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    rows: list[pa.RecordBatch] = []
+    pool = Cluster(jobs=2)
+    found = run(
+        Parts([log], part_bytes=1), RECIPE, pool, folder=tmp_path / "kept", on_rows=rows.append
+    )
+    assert found.tally.digest == run(Parts([log]), RECIPE, Here()).tally.digest
+    assert pa.Table.from_batches(rows)["id"].to_pylist() == [f"c{i}" for i in range(40)]
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert len(list((tmp_path / "kept").glob("parts/*.tally"))) == 4
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_an_error_on_ray_comes_back(log: Path) -> None:
+    pytest.importorskip("ray", reason="Ray is not installed")
+    parts = list(Parts([log], part_bytes=1))
+    log.unlink()
+    with pytest.raises(LogError, match=r"x\.parquet"):
+        run(parts, RECIPE, Cluster(jobs=2))
