@@ -161,6 +161,18 @@ def memory(n: int, turns: int) -> float:
     return round(max(before, after) / 1024, 1)
 
 
+def commit() -> str:
+    """The commit that this is run on."""
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -176,6 +188,7 @@ def main() -> None:
         names = [metric.name for metric in default_metrics()]
     found: dict[str, Any] = {
         "date": date.today().isoformat(),
+        "commit": commit(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),
         "sacrebleu": sacrebleu_version,
