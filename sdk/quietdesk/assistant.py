@@ -5,6 +5,8 @@ that `import quietdesk` stays quick and loads no native library.
 """
 
 import asyncio
+import logging
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +20,7 @@ from quietdesk.engine.embeddings import Embeddings
 from quietdesk.engine.metrics import EngineMetrics
 from quietdesk.engine.runner import ModelInfo
 from quietdesk.engine.sampling import Sampling
-from quietdesk.errors import UnsupportedOptionError
+from quietdesk.errors import StoreError, UnsupportedOptionError
 from quietdesk.replay import Replay, replay
 from quietdesk.reply import Recorder
 from quietdesk.store.base import Store
@@ -311,14 +313,37 @@ def _applicable(engine: Backend, settings: Settings) -> tuple[Settings, tuple[st
 def open_store(database: str | Path | None, settings: Settings) -> Store:
     """The database that is named, or the settings', or the one in the data folder.
 
+    What `keep_days` says is too old is removed from it, which is told as a warning of the logger
+    `quietdesk`: on standard error, where nothing else is set up.
+
     Raises:
         StoreKeyError: it is encrypted and the key is another or none, or the other way round.
         StoreError: it cannot be used.
     """
+    from quietdesk.store.sql import SqlStore
     from quietdesk.store.sql import open_store as open_sql
 
     place = database_place(database, settings)
-    return open_sql(place, database_key(place, settings))
+    store = open_sql(place, database_key(place, settings))
+    days = settings.keep_days
+    if not days or not isinstance(store, SqlStore):
+        return store
+    from quietdesk.kept_states import sweep
+
+    log = logging.getLogger("quietdesk")
+    # Not the store itself: one that is dropped without being closed is collected all the same.
+    find = weakref.ref(store)
+
+    def told(count: int) -> None:
+        log.warning("keep_days: removed %d conversation(s) not used for %d days.", count, days)
+        if (there := find()) is not None:
+            sweep(place, settings, there)
+
+    try:
+        store.keep_for(days, told)
+    except StoreError as error:
+        log.warning("keep_days: nothing could be removed: %s", error)
+    return store
 
 
 def database_place(database: str | Path | None, settings: Settings) -> str:

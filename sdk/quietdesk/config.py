@@ -63,6 +63,9 @@ class Settings(Generation):
     """Passphrase of an encrypted database; better in the environment than in a file."""
     keyring: bool = False
     """Take the database's passphrase from the system's keyring."""
+    keep_days: int = Field(0, ge=0, le=36500)
+    """Days without use after which a conversation is removed for good, when the database is opened
+    and daily while it is open; 0: never. One in which a reply is being written stays."""
     system: str = ""
     """System prompt of new conversations; empty: none."""
 

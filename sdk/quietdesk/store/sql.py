@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
@@ -87,6 +87,7 @@ _T = TypeVar("_T")
 _P = ParamSpec("_P")
 BUSY_S = 10.0
 """How long a transaction waits for somebody else's lock, unless it is told otherwise."""
+DAY_S = 86400.0
 _CHUNK = 500
 """Values in one IN list; SQLite of old takes 999."""
 _OPENED = 50
@@ -132,6 +133,7 @@ class SqlStore:
         self._mine_lock = threading.Lock()
         self._stop = threading.Event()
         self._heart: threading.Thread | None = None
+        self._keep_days = 0
         sqlite = database.path is not None
         self._sql = Dialect(sqlite=sqlite, sealed=database.sealed)
         self._index = SearchIndex(sqlite=sqlite, sealed=database.sealed)
@@ -307,6 +309,33 @@ class SqlStore:
     def purge_older_than(self, moment: datetime) -> int:
         """Remove conversations last used before a time for good; how many there were."""
         return self._remove([conversation.c.updated_at < micros(moment)])
+
+    def keep_for(self, days: int, told: Callable[[int], None]) -> None:
+        """Remove what was not used for so long for good, now and once a day while this is open.
+
+        Conversations in which a reply is being written stay.
+
+        Args:
+            days: At least 1.
+            told: How many conversations went, where some did; on any thread.
+
+        Raises:
+            StoreError: it cannot be done now.
+        """
+        self._keep_days = days
+        weakref.finalize(self, self._stop.set)
+        threading.Thread(
+            target=_daily,
+            args=(weakref.ref(self), self._stop, told),
+            name="quietdesk-expiry",
+            daemon=True,
+        ).start()
+        self._expire(told)
+
+    def _expire(self, told: Callable[[int], None]) -> None:
+        count = self.purge_older_than(datetime.now(UTC) - timedelta(days=self._keep_days))
+        if count:
+            told(count)
 
     # Messages
 
@@ -749,6 +778,7 @@ class SqlStore:
             found["engine"], found["size_bytes"] = self.database.version_and_size(connection)
             found["schema"] = revision(connection) or ""
             found["encrypted"] = "yes" if self.database.sealed else "no"
+            found["keep_days"] = self._keep_days or "off"
             for name, counted in (
                 ("conversations", select(func.count()).where(conversation.c.deleted_at.is_(None))),
                 ("deleted", select(func.count()).where(conversation.c.deleted_at.is_not(None))),
@@ -1097,6 +1127,18 @@ def _beat(find: Callable[[], SqlStore | None], stop: threading.Event) -> None:
         if store is None:
             return
         store.beat()
+        del store
+
+
+def _daily(
+    find: Callable[[], SqlStore | None], stop: threading.Event, told: Callable[[int], None]
+) -> None:
+    while not stop.wait(DAY_S):
+        store = find()
+        if store is None:
+            return
+        with contextlib.suppress(StoreError):  # Whoever writes meets it too; tomorrow again.
+            store._expire(told)
         del store
 
 
