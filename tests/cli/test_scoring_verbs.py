@@ -195,4 +195,5 @@ def test_scores_are_kept_beside_a_databases_conversations(capsys, tmp_path):
 
 def test_scores_are_kept_in_databases_alone(logs, capsys):
     assert main.run(["score", logs["old"], "--metrics", METRICS, "--keep"]) == 2
+    assert main.run(["score", logs["old"], "--metrics", METRICS, "--keep", "--jobs", "2"]) == 2
     assert "is none" in capsys.readouterr().err

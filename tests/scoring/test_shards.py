@@ -223,8 +223,6 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from quietdesk.logs.parts import Parts
-from quietdesk.logs.source import Source
-from quietdesk.scoring.kept import rows_of, run_of, runs_in
 from quietdesk.scoring.local import Processes
 from quietdesk.scoring.parts import Recipe
 from quietdesk.scoring.shards import run

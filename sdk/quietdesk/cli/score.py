@@ -48,6 +48,8 @@ def score(
     scoring_options.need_extra()
     if keep and (len(paths) != 1 or save):
         raise typer.BadParameter("--keep takes one path, of a database, and no --save.")
+    if keep and (on != "local" or jobs > 1):
+        raise typer.BadParameter("--keep writes from this process: leave --on and --jobs out.")
     from pyarrow import RecordBatch
 
     from quietdesk.cli import keeping, runs
