@@ -1071,6 +1071,9 @@ async def test_quitting_in_the_middle_of_a_reply_keeps_it(
         await until(pilot, lambda: app.session.phase is Phase.CLOSED)
         gate.open()
         await leave(app, key)
+    async with asyncio.timeout(60):
+        while not kept:
+            await asyncio.sleep(0.01)
     assert app.return_value == 0 and kept[0].startswith("one") and "seven" not in kept[0]
 
 

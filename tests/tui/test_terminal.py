@@ -122,7 +122,12 @@ def test_what_was_said_is_there_after_quitting_and_coming_back(terminal: Termina
     screen = terminal.wait_for("We ship to Norway 你好 🙂.")
     assert "**" not in screen and "Do you ship to Norway?" in screen
     terminal.type("Tell me a long one")
-    terminal.press("Enter")
+    # The last words of a reply stand there a moment before it has ended, and Enter waits for that.
+    for _ in range(60):
+        terminal.press("Enter")
+        time.sleep(0.5)
+        if "A long story:" in terminal.screen:
+            break
     terminal.wait_for("A long story:", "word3")
     terminal.press("Escape")
     terminal.wait_for("Stopped here. Ctrl+G goes on")
