@@ -10,6 +10,8 @@ import pytest
 from quietdesk.store.base import Store
 from quietdesk.store.sql import open_store
 
+AtOnce = Callable[[str, str, int], list[tuple[str, str]]]
+
 SERVER = Path(__file__).parent / "postgres_server.py"
 
 
@@ -88,3 +90,31 @@ def open_again() -> Iterator[Callable[[str], Store]]:
     yield opening
     for one in opened:
         one.close()
+
+
+@pytest.fixture
+def at_once() -> AtOnce:
+    """Runs a program on a database in several processes that begin together; what each printed.
+
+    The program has `open_store`, and the database in `sys.argv[1]`.
+    """
+    ready = "import sys; from quietdesk.store.sql import open_store; sys.stdin.read();"
+
+    def run(program: str, database: str, n: int) -> list[tuple[str, str]]:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-c", ready + program, database],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for _ in range(n)
+        ]
+        for process in processes:
+            assert process.stdin
+            process.stdin.close()
+            process.stdin = None
+        return [process.communicate(timeout=60) for process in processes]
+
+    return run

@@ -2,9 +2,7 @@
 
 import io
 import json
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,6 +32,8 @@ from quietdesk.types import (
 
 pytest.importorskip("cryptography", reason="cryptography is not installed: quietdesk[encryption]")
 keyring = pytest.importorskip("keyring", reason="keyring is not installed: quietdesk[encryption]")
+
+AtOnce = Callable[[str, str, int], list[tuple[str, str]]]
 
 NOW = datetime.now(UTC)
 WORDS = "title customer system tag value key text tool report"
@@ -369,26 +369,11 @@ def test_a_database_with_open_texts_is_not_half_encrypted(database: str) -> None
     again.close()
 
 
-def test_two_who_encrypt_a_new_database_at_once_agree(database: str) -> None:
+def test_two_who_encrypt_a_new_database_at_once_agree(database: str, at_once: AtOnce) -> None:
     program = (
-        "import sys; from quietdesk.store.sql import open_store; sys.stdin.read();"
         "s = open_store(sys.argv[1], 'correct horse'); print(len(s.conversations())); s.close()"
     )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, database],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(2)
-    ]
-    for process in processes:
-        assert process.stdin
-        process.stdin.close()
-        process.stdin = None
-    assert [process.communicate(timeout=60) for process in processes] == [("0\n", "")] * 2
+    assert at_once(program, database, 2) == [("0\n", "")] * 2
     store = open_sql_store(database, key="correct horse")
     fill(store)
     store.close()

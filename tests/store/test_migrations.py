@@ -2,8 +2,6 @@
 
 import json
 import sqlite3
-import subprocess
-import sys
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime
@@ -20,6 +18,8 @@ from quietdesk.store.base import Store
 from quietdesk.store.migrations.run import upgrade
 from quietdesk.store.sql import SqlStore, open_sql_store
 from quietdesk.types import Author, ConversationInfo, FinishReason, KeptScore, Message
+
+AtOnce = Callable[[str, str, int], list[tuple[str, str]]]
 
 DATA = Path(__file__).parent.parent / "data" / "store"
 REVISIONS = (*schema.OLDER, schema.HEAD)
@@ -177,30 +177,15 @@ def test_an_upgrade_that_fails_leaves_the_old_database(
     assert len(store.tree("c-0")) == 3
 
 
-def test_many_processes_upgrade_an_old_database_at_the_same_time(database: str) -> None:
+def test_many_processes_upgrade_an_old_database_at_the_same_time(
+    database: str, at_once: AtOnce
+) -> None:
     if "://" in database:
         restore_postgres(database, "0001")
     else:
         restore_sqlite(Path(database), "0001")
-    program = (
-        "import sys; from quietdesk.store.sql import open_store; sys.stdin.read();"
-        "s = open_store(sys.argv[1]); print(len(s.conversations('order'))); s.close()"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, database],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(3)
-    ]
-    for process in processes:
-        assert process.stdin
-        process.stdin.close()
-        process.stdin = None
-    assert [process.communicate(timeout=60) for process in processes] == [("3\n", "")] * 3
+    program = "s = open_store(sys.argv[1]); print(len(s.conversations('order'))); s.close()"
+    assert at_once(program, database, 3) == [("3\n", "")] * 3
 
 
 def test_a_postgresql_database_from_the_future_is_refused(

@@ -22,6 +22,8 @@ from quietdesk.store.base import Store
 from quietdesk.store.sql import SqlStore, open_sql_store
 from quietdesk.types import Author, ConversationInfo, FinishReason, Message
 
+AtOnce = Callable[[str, str, int], list[tuple[str, str]]]
+
 WRITER = Path(__file__).parent / "writer.py"
 NOW = datetime.now(UTC)
 
@@ -282,26 +284,11 @@ def test_a_fork_does_not_use_its_parents_connections(tmp_path: Path, open_again:
     assert [c.id for c in store.conversations()] == ["c1"]
 
 
-def test_many_processes_open_a_new_database_at_the_same_time(database: str) -> None:
-    program = (
-        "import sys; from quietdesk.store.sql import open_store; sys.stdin.read();"
-        "s = open_store(sys.argv[1]); print(len(s.conversations())); s.close()"
-    )
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", program, database],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for _ in range(4)
-    ]
-    for process in processes:
-        assert process.stdin
-        process.stdin.close()
-        process.stdin = None
-    assert [process.communicate(timeout=60) for process in processes] == [("0\n", "")] * 4
+def test_many_processes_open_a_new_database_at_the_same_time(
+    database: str, at_once: AtOnce
+) -> None:
+    program = "s = open_store(sys.argv[1]); print(len(s.conversations())); s.close()"
+    assert at_once(program, database, 4) == [("0\n", "")] * 4
 
 
 def test_a_lock_that_is_held_too_long_is_an_error_that_says_so(

@@ -91,8 +91,8 @@ def read_runs(folder: Path) -> list[Run]:
 
 def _read(path: Path, saved_at: datetime) -> Run:
     # The optional extra, and a second of importing.
-    from quietdesk.scoring import report  # noqa: PLC0415
-    from quietdesk.scoring.scores import load  # noqa: PLC0415
+    from quietdesk.scoring import report
+    from quietdesk.scoring.scores import load
 
     def plot(line: report.Line) -> str:
         if line.is_heading:

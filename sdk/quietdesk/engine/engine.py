@@ -316,7 +316,7 @@ class Engine:
         """What was done so far, and how things stand."""
         held = {slot.id: len(slot.tokens) for slot in self._cache.slots}
         held |= {one.slot: one.n_computed for one in list(self._scheduler.running) if one.slot >= 0}
-        values: dict[str, object] = {**self._counts, **self._timings.snapshot()}
+        values: dict[str, Any] = {**self._counts, **self._timings.snapshot()}
         values |= {
             "n_batch": self._runner.n_batch,
             "kv_cells": self._runner.n_seq * self._runner.n_ctx,
@@ -336,7 +336,7 @@ class Engine:
                 "states_refused": self._states.refused,
                 "states_skipped": self._states.skipped,
             }
-        return EngineMetrics(**values)  # type: ignore[arg-type]
+        return EngineMetrics(**values)
 
     def close(self) -> None:
         """Stop; requests under way end as cancelled, waiting ones too. Safe to call twice."""

@@ -246,8 +246,8 @@ class RemoteBackend:
     def metrics(self) -> EngineMetrics:
         """What was done so far, and how things stand."""
         with self._lock:
-            values: dict[str, object] = {**self._counts, **self._timings.snapshot()}
-        return EngineMetrics(**values | {"n_slots": self.n_seq})  # type: ignore[arg-type]
+            values: dict[str, Any] = {**self._counts, **self._timings.snapshot()}
+        return EngineMetrics(**values | {"n_slots": self.n_seq})
 
     def forget(self, owner: str) -> None:
         """Nothing is kept here; what the server keeps is the server's."""

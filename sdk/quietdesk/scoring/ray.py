@@ -53,7 +53,7 @@ class Cluster:
         del folder
         os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
         try:
-            import ray  # noqa: PLC0415
+            import ray
         except ImportError:
             raise UsageError("Ray is missing: pip install 'quietdesk[ray]'.") from None
         self._ray = ray

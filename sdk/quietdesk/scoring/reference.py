@@ -184,9 +184,9 @@ def _check_lengths(hypotheses: Sequence[str], references: Sequence[Sequence[str 
 def _metric(name: str, options: Mapping[str, Any]) -> _SacreMetric:
     """Sacrebleu's metric of that name."""
     # Sacrebleu is an optional extra, and importing it takes as long as all of the rest.
-    from sacrebleu.metrics.bleu import BLEU  # noqa: PLC0415
-    from sacrebleu.metrics.chrf import CHRF  # noqa: PLC0415
-    from sacrebleu.metrics.ter import TER  # noqa: PLC0415
+    from sacrebleu.metrics.bleu import BLEU
+    from sacrebleu.metrics.chrf import CHRF
+    from sacrebleu.metrics.ter import TER
 
     if name not in _NAMES:
         raise UnknownNameError("reference metric", name, _NAMES)
@@ -226,8 +226,8 @@ def words_of(tokenizer: str) -> Words | None:
         return None
     if tokenizer == "none":
         return Words(str, "none")
-    from sacrebleu.metrics.bleu import _get_tokenizer  # noqa: PLC0415
-    from sacrebleu.tokenizers import tokenizer_zh  # noqa: PLC0415
+    from sacrebleu.metrics.bleu import _get_tokenizer
+    from sacrebleu.tokenizers import tokenizer_zh
 
     one = _get_tokenizer(tokenizer)()
     if tokenizer == "13a":

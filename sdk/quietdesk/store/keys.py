@@ -42,7 +42,7 @@ def keep_key(database: str, key: str) -> None:
 
 def _keyring() -> ModuleType:
     try:
-        import keyring  # noqa: PLC0415 -- an optional extra
+        import keyring
     except ModuleNotFoundError as error:
         raise StoreKeyError(
             "The system's keyring needs keyring. Install it: pip install 'quietdesk[encryption]'."

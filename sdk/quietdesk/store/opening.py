@@ -142,7 +142,7 @@ def _unlock(database: Database, key: str | None) -> None:
 
 def _upgrade(connection: Connection) -> None:
     # Alembic takes longer to import than a current database to open, which is all but always.
-    from quietdesk.store.migrations.run import upgrade  # noqa: PLC0415
+    from quietdesk.store.migrations.run import upgrade
 
     made = upgrade(connection)
     encrypted = connection.execute(select(schema.vault)).first() is not None

@@ -6,6 +6,7 @@ Times are microseconds since 1970, UTC. A message's place is its number in its c
 
 import re
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from sqlalchemy import (
     BigInteger,
@@ -126,14 +127,21 @@ class SealedBytes(TypeDecorator[bytes]):
         return value if vault is None or value is None else vault.open_bytes(bytes(value))
 
 
+_VAULTS: WeakKeyDictionary[Dialect, Vault] = WeakKeyDictionary()
+"""A column's type is told the dialect alone when it binds a value, and each engine has its own."""
+
+
 def lock_up(dialect: Dialect, vault: Vault | None) -> None:
     """Seal and open with this vault, or nothing, whatever goes through a dialect from now on."""
-    dialect.quietdesk_vault = vault  # type: ignore[attr-defined]
+    if vault is None:
+        _VAULTS.pop(dialect, None)
+    else:
+        _VAULTS[dialect] = vault
 
 
 def vault_of(dialect: Dialect) -> Vault | None:
     """What a dialect seals with; None if the database is not encrypted."""
-    return getattr(dialect, "quietdesk_vault", None)
+    return _VAULTS.get(dialect)
 
 
 class WordVector(UserDefinedType[str]):

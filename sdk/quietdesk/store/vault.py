@@ -29,12 +29,12 @@ class Vault:
 
     def __init__(self, passphrase: str, salt: bytes) -> None:
         try:
-            from cryptography.exceptions import InvalidTag  # noqa: PLC0415 -- an optional extra
-            from cryptography.hazmat.primitives.ciphers.aead import (  # noqa: PLC0415
+            from cryptography.exceptions import InvalidTag
+            from cryptography.hazmat.primitives.ciphers.aead import (
                 AESGCM,
                 AESSIV,
             )
-            from cryptography.hazmat.primitives.kdf.scrypt import Scrypt  # noqa: PLC0415
+            from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
         except ModuleNotFoundError as error:
             raise StoreError(
                 "An encrypted database needs cryptography. Install it: "
