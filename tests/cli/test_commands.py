@@ -341,10 +341,17 @@ def test_a_customer_is_exported_and_erased(run: Run, home: dict[str, str]) -> No
     subprocess.run([sys.executable, "-c", writing], env=home, check=True, timeout=60)
     whole = json.loads(run("db", "export", "c-42").stdout)
     assert "Is my secret safe?" in json.dumps(whole)
-    assert run("db", "erase", "c-43", "--yes").returncode == 2
-    assert run("db", "erase", "c-42", "--yes").returncode == 0
     data = Path(home["XDG_DATA_HOME"]) / "quietdesk"
-    assert not any(b"my secret" in file.read_bytes() for file in data.iterdir())
+    other = '{"id": "x", "messages": [{"author": "customer", "text": "Hello"}]}'
+    assert run("score", str(data / "quietdesk.db"), "--save", "with").returncode == 0
+    assert run("score", "-", "--save", "without", stdin=other.encode()).returncode == 0
+    assert run("db", "erase", "c-43", "--yes").returncode == 2
+    erased = run("db", "erase", "c-42", "--yes")
+    assert erased.returncode == 0
+    assert str(data / "scores" / "with") in erased.stderr.decode().split()
+    assert str(data / "scores" / "without") not in erased.stderr.decode().split()
+    files = [file for file in data.iterdir() if file.is_file()]
+    assert files and not any(b"my secret" in file.read_bytes() for file in files)
 
 
 def test_bench_measures_a_server_in_one_line_of_json(run: Run, llama_cpp_server: str) -> None:

@@ -1,6 +1,7 @@
 """The scores screen: saved runs, the worst conversations, and files that are no runs."""
 
 import json
+import shutil
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -12,6 +13,7 @@ from textual.pilot import Pilot
 from textual.widgets import OptionList, Static
 
 from quietdesk import Author, score
+from quietdesk.cli import main
 from quietdesk.types import Transcript as Log
 from quietdesk.types import TranscriptMessage
 from quietdesk_tui.runs import read_runs
@@ -38,7 +40,7 @@ def log(name: str, texts: tuple[str, ...]) -> Log:
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the app looks for runs."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
-    runs = tmp_path / "quietdesk" / "runs"
+    runs = tmp_path / "quietdesk" / "scores"
     runs.mkdir(parents=True)
     return runs
 
@@ -59,6 +61,18 @@ def test_a_run_is_read_with_the_worst_conversation_and_its_causes(week: Path) ->
     assert run.worst[0].id == "bad" and 4 in run.worst[0].causes["bot_loops"]
     assert [said.text for said in run.worst[0].said] == list(BAD)
     assert "bot_loops" in run.worst[0].said[3].causes
+
+
+def test_runs_that_the_command_saved_are_read_and_one_that_was_stopped_says_so(week: Path) -> None:
+    log_file = week.parent.parent / "logs.jsonl"
+    log_file.write_text(log("bad", BAD).model_dump_json())
+    assert main.run(["score", str(log_file), "--save", "v1.2"]) == 0
+    stopped = shutil.copytree(week.parent / "v1.2", week.parent / "stopped")
+    (stopped / "scores.json").unlink()
+    runs = {run.name: run for run in read_runs(week.parent)}
+    assert set(runs) == {"week-12", "v1.2", "stopped"}
+    assert (runs["v1.2"].problem, runs["v1.2"].n_conversations) == ("", 1)
+    assert "not finished" in runs["stopped"].problem
 
 
 def test_a_damaged_run_says_so_and_the_others_are_read(week: Path) -> None:
@@ -114,7 +128,7 @@ async def test_without_runs_the_screen_tells_how_to_make_one(
         await pilot.press("ctrl+o")
         await until(pilot, lambda: isinstance(app.screen, ScoresScreen))
         note = app.screen.query_one("#runs-note", Static)
-        await until(pilot, lambda: "quietdesk score LOGS --json" in str(note.render()))
+        await until(pilot, lambda: "quietdesk score LOGS --save NAME" in str(note.render()))
         assert str(folder) in str(note.render()).replace("\n", "")
 
 

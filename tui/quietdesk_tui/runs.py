@@ -1,7 +1,8 @@
 """Runs: scores that were saved, read for the scores screen. It knows no widget.
 
-A run is a file that `quietdesk score LOGS --json > FILE` wrote, in a folder of its own. The scorer
-is an extra and takes a second to import, so that it is imported when the first run is read.
+A run is what `quietdesk score LOGS --save NAME` kept, or a file that `--json` wrote beside such
+ones. The scorer is an extra and takes a second to import, so that it is imported when the first run
+is read.
 """
 
 import logging
@@ -68,8 +69,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """The file's name without its ending."""
-        return self.path.stem
+        """The name that it was saved under."""
+        return self.path.name.removesuffix(".json")
 
 
 def read_runs(folder: Path) -> list[Run]:
@@ -82,16 +83,16 @@ def read_runs(folder: Path) -> list[Run]:
     if not folder.is_dir():
         return []
     need_extra()
-    paths = [(path.stat().st_mtime, path) for path in folder.glob("*.json") if path.is_file()]
-    return [
-        _read(path, datetime.fromtimestamp(moment, UTC))
-        for moment, path in sorted(paths, reverse=True)
-    ]
+    paths = [path for path in folder.glob("*.json") if path.is_file()]
+    paths += [path.parent for path in folder.glob("*/run.json")]
+    found = [_read(path, datetime.fromtimestamp(path.stat().st_mtime, UTC)) for path in paths]
+    return sorted(found, key=lambda run: (run.saved_at, run.name), reverse=True)
 
 
 def _read(path: Path, saved_at: datetime) -> Run:
     # The optional extra, and a second of importing.
     from quietdesk.scoring import report
+    from quietdesk.scoring.kept import SCORES
     from quietdesk.scoring.scores import load
 
     def plot(line: report.Line) -> str:
@@ -102,8 +103,10 @@ def _read(path: Path, saved_at: datetime) -> Run:
             return report.sparkline(bins)
         return report.interval_plot(line.estimate, line.top, PLOT_CELLS)
 
+    if path.is_dir() and not (path / SCORES).exists():
+        return Run(path, saved_at, "It is not finished: give the command that saves it once more.")
     try:
-        scores = load(path)
+        scores = load(path / SCORES if path.is_dir() else path)
         figures = tuple(
             Figure(line.title, line.value, line.interval, plot(line), line.main)
             for line in report.lines_of(scores)

@@ -1,7 +1,7 @@
 """`quietdesk db`: the database itself, and what it keeps about a customer."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -14,8 +14,9 @@ from rich.table import Table
 from quietdesk.assistant import database_key, database_place
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, write_whole
-from quietdesk.config import Settings
+from quietdesk.config import Settings, cache_folder, scores_folder
 from quietdesk.errors import UnknownNameError, UsageError
+from quietdesk.scored import need_extra
 from quietdesk.store.base import Store
 
 app = typer.Typer(help="Look after the database.", no_args_is_help=True)
@@ -170,6 +171,22 @@ def _name_backups(store: object, what: str) -> None:
             typer.echo(f"  {path}  of {made_at.astimezone():%Y-%m-%d %H:%M}", err=True)
 
 
+def _name_runs(ids: Collection[str]) -> None:
+    there = [folder for folder in (scores_folder(), cache_folder() / "scores") if folder.is_dir()]
+    try:
+        need_extra()
+    except UsageError:
+        pass  # Nothing here can look into runs, so that their folders are named as they are.
+    else:
+        from quietdesk.scoring.kept import holding
+
+        there = [path for folder in there for path in holding(folder, ids)]
+    if there:
+        typer.echo("It stands, or may stand, in these runs of the scorer:", err=True)
+        for path in there:
+            typer.echo(f"  {path}", err=True)
+
+
 @app.command()
 def backup(
     to: Annotated[Path, typer.Argument(help="The new file.")], database: options.Database = None
@@ -208,17 +225,19 @@ def export(
 def erase(customer: Customer, yes: Yes = False, database: options.Database = None) -> None:
     """Remove everything that is kept about a customer, for good.
 
-    It names the backups that still have it; those and exports are yours to remove.
+    It names the backups and the runs of the scorer that still have it; those and exports are yours
+    to remove.
     Example: quietdesk db erase c-42
     """
     with options.opened(database, removes=True) as store:
-        count = len(store.export_customer(customer)["conversations"])
-        if not count:
+        ids = [found["id"] for found in store.export_customer(customer)["conversations"]]
+        if not ids:
             raise _unknown_customer(store, customer)
         if not yes:
-            typer.confirm(f"Remove {count} conversations of {customer!r}?", abort=True, err=True)
+            typer.confirm(f"Remove {len(ids)} conversations of {customer!r}?", abort=True, err=True)
         typer.echo(f"Removed {store.erase_customer(customer)} conversations.", err=True)
         _name_backups(store, "What was removed may still stand in these backups")
+        _name_runs(ids)
 
 
 def _unknown_customer(store: Store, customer: str) -> UnknownNameError:

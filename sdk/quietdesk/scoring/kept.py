@@ -19,7 +19,7 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from quietdesk.errors import FolderInUseError, UsageError
@@ -109,6 +110,36 @@ def rows_of(folder: Path) -> Iterator[pa.RecordBatch]:
         path = folder / _PARTS / f"{part['key']}.rows.parquet"
         if path.exists():
             yield from pq.ParquetFile(path).iter_batches(use_threads=False)
+
+
+def holding(folder: Path, ids: Collection[str]) -> list[Path]:
+    """What in a folder of runs has one of these conversations, or may have: runs and files.
+
+    The worst conversations stand in scores word for word, and every one has a row. Of a run that
+    is not finished nothing can be told, so that it counts.
+
+    Args:
+        folder: Where runs and files of scores stand side by side.
+        ids: Of conversations.
+    """
+    names = [json.dumps(id_).encode() for id_ in ids]
+
+    def has(path: Path) -> bool:
+        if path.is_dir():
+            run = run_of(path)
+            if run is None:
+                return False
+            return not run.done or has(path / SCORES) or _has_row(path, ids)
+        content = path.read_bytes()
+        return any(name in content for name in names)
+
+    places = [*folder.glob("*.json"), *(path.parent for path in folder.glob(f"*/{MANIFEST}"))]
+    return sorted(path for path in places if has(path))
+
+
+def _has_row(folder: Path, ids: Collection[str]) -> bool:
+    known = pa.array(list(ids), pa.string())
+    return any(pc.any(pc.is_in(rows["id"], known)).as_py() for rows in rows_of(folder))
 
 
 class Kept:

@@ -17,7 +17,7 @@ from textual.widgets import OptionList, Static, TextArea
 from textual.worker import Worker, WorkerState
 
 from quietdesk import Author, ConversationInfo, Message, QuietdeskError
-from quietdesk.config import data_folder
+from quietdesk.config import scores_folder
 from quietdesk_tui import keys, messages, words
 from quietdesk_tui.keys import KeyMap
 from quietdesk_tui.memory import Memory
@@ -801,7 +801,7 @@ class ChatScreen(Screen[None]):
 
     def action_scores(self) -> None:
         """Show the saved runs of the scorer."""
-        self.app.push_screen(ScoresScreen(data_folder() / "runs"))
+        self.app.push_screen(ScoresScreen(scores_folder()))
 
     def action_retry(self) -> None:
         """Try again to open what could not be opened."""

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
 from typing import ClassVar
 
 from textual import on, work
@@ -83,12 +82,11 @@ class ScoresScreen(ModalScreen[None]):
         options.focus()
 
     def _nothing(self) -> Content:
-        file = self._folder / "NAME.json"
         return Content.assemble(
             ("There are no saved runs yet.\n\n", "bold"),
             "Score logged conversations and save what comes out:\n\n",
-            (f"  mkdir -p {quote(str(self._folder))}\n", "$primary"),
-            (f"  quietdesk score LOGS --json > {quote(str(file))}", "$primary"),
+            ("  quietdesk score LOGS --save NAME\n\n", "$primary"),
+            f"Runs are kept in {self._folder}.",
         )
 
     def _row(self, run: Run) -> Option:
