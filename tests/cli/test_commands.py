@@ -331,6 +331,16 @@ def test_the_database_is_looked_after(run: Run, tmp_path: Path, starter_path: Pa
     assert run("db", "upgrade").returncode == 0
 
 
+@pytest.mark.parametrize(
+    "verb", ["sessions list", "sessions show c-1", "db status", "db upgrade", "replay m-1"]
+)
+def test_a_slip_in_a_databases_name_makes_no_database(run: Run, tmp_path: Path, verb: str) -> None:
+    done = run(*verb.split(), "--database", "folder/typo.db")
+    assert done.returncode == 2
+    assert b"typo.db" in done.stderr
+    assert not (tmp_path / "folder").exists()
+
+
 def test_a_customer_is_exported_and_erased(run: Run, home: dict[str, str]) -> None:
     writing = (
         "from quietdesk.testing import scripted_assistant\n"

@@ -197,3 +197,12 @@ def test_scores_are_kept_in_databases_alone(logs, capsys):
     assert main.run(["score", logs["old"], "--metrics", METRICS, "--keep"]) == 2
     assert main.run(["score", logs["old"], "--metrics", METRICS, "--keep", "--jobs", "2"]) == 2
     assert "is none" in capsys.readouterr().err
+
+
+def test_a_saved_run_that_is_not_there_is_answered_with_the_nearest(
+    logs, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    assert main.run(["score", logs["old"], "--metrics", METRICS, "--save", "march"]) == 0
+    assert main.run(["compare", "march", "mrach"]) == 2
+    assert "Did you mean 'march'?" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import typer
 
 from quietdesk.assistant import database_place, open_store
 from quietdesk.config import Settings
+from quietdesk.errors import UsageError
 from quietdesk.store.base import Store
 
 Model = Annotated[
@@ -72,15 +73,21 @@ def for_conversations(settings: Settings, n_seq: int) -> Settings:
 
 
 @contextmanager
-def opened(database: str | None, *, removes: bool = False) -> Iterator[Store]:
+def opened(database: str | None, *, removes: bool = False, makes: bool = False) -> Iterator[Store]:
     """The database that is named, or the settings', closed at the end.
 
     Args:
         database: A path or a URL.
         removes: Whether conversations go; their states on disk go with them.
+        makes: Whether one that is named and not there is made.
+
+    Raises:
+        UsageError: it is a file, and there is none.
     """
     from quietdesk.kept_states import sweep
 
+    if not makes:
+        must_exist(database)
     settings = read_settings(database=database)
     store = open_store(None, settings)
     try:
@@ -89,6 +96,23 @@ def opened(database: str | None, *, removes: bool = False) -> Iterator[Store]:
             sweep(database_place(None, settings), settings, store)
     finally:
         store.close()
+
+
+def must_exist(database: str | None) -> None:
+    """Check that a database that was named is there: a slip of the pen makes none.
+
+    Raises:
+        UsageError: it is a file, and there is none.
+    """
+    from quietdesk.store.opening import file_or_url
+
+    if database is None or database == ":memory:":
+        return
+    file = file_or_url(database)
+    if isinstance(file, Path) and not file.exists():
+        raise UsageError(
+            f"There is no database {database!r}. `quietdesk chat` or `sessions import` makes one."
+        )
 
 
 def read_text(path: Path) -> str:

@@ -42,6 +42,7 @@ def replay(
     # Heavy, and not needed to show the help.
     from quietdesk.loading import open_engine
 
+    options.must_exist(database)
     settings = options.read_settings(model=model, database=database)
     store: Store = open_store(None, settings)
     try:

@@ -16,10 +16,10 @@ from quietdesk.cli import logs
 from quietdesk.cli.scoring_options import DEFAULT
 from quietdesk.cli.scoring_progress import ScoringProgress
 from quietdesk.config import cache_folder, scores_folder
-from quietdesk.errors import FolderInUseError, LogError, UsageError
+from quietdesk.errors import FolderInUseError, LogError, UnknownNameError, UsageError
 from quietdesk.logs.parts import Parts
 from quietdesk.logs.reading import read
-from quietdesk.scoring.kept import SCORES, run_of, write_whole
+from quietdesk.scoring.kept import SCORES, run_of, runs_in, write_whole
 from quietdesk.scoring.local import pool_for
 from quietdesk.scoring.parts import Pool, Recipe
 from quietdesk.scoring.ray import Cluster
@@ -68,9 +68,13 @@ def open_run(path: str, request: Request) -> Scores:
 
     Raises:
         UsageError: metrics or slices were asked of scores that are there already.
+        UnknownNameError: it is no file, and no run was saved under that name.
     """
     saved = None if is_scores(path) else _saved(path)
     if saved is None and not is_scores(path):
+        if "/" not in path and path != "-" and not Path(path).exists():
+            known = [one.folder.name for one in runs_in(scores_folder())]
+            raise UnknownNameError("file, and no saved run", path, known)
         return score_logs([path], request)
     if request.metrics != DEFAULT or request.slices:
         raise UsageError(

@@ -119,7 +119,7 @@ def import_(
     Example: quietdesk sessions import c-1f2e.json others.jsonl --dry-run
     """
     found = [pair for path in paths for pair in read_documents(_text_of(path), str(path))]
-    with options.opened(database) as store:
+    with options.opened(database, makes=not dry_run) as store:
         try:
             store.import_conversations(
                 [(one.conversation, one.messages) for _, one in found], dry_run=dry_run

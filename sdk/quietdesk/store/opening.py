@@ -30,7 +30,7 @@ def open_database(database: str, busy_s: float, key: str | None = None) -> Datab
         StoreKeyError: it is encrypted and the key is another or none, or the other way round.
         StoreError: it cannot be opened, naming it, the cause and what to do.
     """
-    opened = _open(_parse(database), busy_s)
+    opened = _open(file_or_url(database), busy_s)
     try:
         _prepare(opened)
         _unlock(opened, key)
@@ -150,7 +150,12 @@ def _upgrade(connection: Connection) -> None:
         SearchIndex(sqlite=connection.dialect.name == "sqlite").rebuild_all(connection)
 
 
-def _parse(database: str) -> Path | URL:
+def file_or_url(database: str) -> Path | URL:
+    """An SQLite database's file, or a server's URL.
+
+    Raises:
+        UsageError: it is neither.
+    """
     scheme, separator, rest = database.partition("://")
     if not separator:
         return Path(database).expanduser()
