@@ -19,7 +19,7 @@ from pydantic import BaseModel, ValidationError
 from quietdesk.config import Generation, Settings
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
-from quietdesk.engine.schema import as_json_schema, schema_grammar
+from quietdesk.engine.schema.grammar import as_json_schema, schema_grammar
 from quietdesk.errors import (
     ConversationBusyError,
     ConversationMovedError,

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from quietdesk.config import Settings, cache_folder
-from quietdesk.engine.state_files import StateFolder
-from quietdesk.engine.state_keeper import StateKeeper
+from quietdesk.engine.states.files import StateFolder
+from quietdesk.engine.states.keeper import StateKeeper
 from quietdesk.errors import UnknownNameError
 from quietdesk.store.base import Store
 from quietdesk.store.memory import MemoryStore

@@ -9,9 +9,9 @@ from pathlib import Path
 from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend
 from quietdesk.engine.device import DevicePlan, machine, plan
-from quietdesk.engine.endpoint import Address, is_address, read_address
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.state_keeper import StateKeeper
+from quietdesk.engine.remote.endpoint import Address, is_address, read_address
+from quietdesk.engine.states.keeper import StateKeeper
 from quietdesk.errors import (
     ConfigError,
     ModelError,
@@ -142,8 +142,8 @@ def open_endpoint(model: str, settings: Settings) -> Backend:
     """
     try:
         # An optional extra.
-        from quietdesk.engine.connection import Patience, proxy_for
-        from quietdesk.engine.remote import RemoteBackend
+        from quietdesk.engine.remote.backend import RemoteBackend
+        from quietdesk.engine.remote.connection import Patience, proxy_for
     except ModuleNotFoundError as error:
         raise ModelError(
             f"The package {error.name!r} is not installed: pip install 'quietdesk[remote]'."
@@ -185,7 +185,7 @@ def open_exporter(engine: Backend, port: int) -> Callable[[], None]:
 def route_to(address: Address) -> tuple[str, str]:
     """Where text for a model's server goes, and by which way, in words for a reader."""
     # An optional extra.
-    from quietdesk.engine.connection import proxy_for
+    from quietdesk.engine.remote.connection import proxy_for
 
     if address.is_loopback:
         return "this machine", "no text leaves it"

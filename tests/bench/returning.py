@@ -31,8 +31,8 @@ from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.llama import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits
-from quietdesk.engine.state_files import StateFolder
-from quietdesk.engine.state_keeper import StateKeeper
+from quietdesk.engine.states.files import StateFolder
+from quietdesk.engine.states.keeper import StateKeeper
 from quietdesk.types import Usage
 from quietdesk_models.weights import find
 

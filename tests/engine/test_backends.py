@@ -11,10 +11,10 @@ from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.batch import Batch
 from quietdesk.engine.device import machine, plan
-from quietdesk.engine.endpoint import read_address
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.llama import LlamaRunner, read_header
-from quietdesk.engine.remote import RemoteBackend
+from quietdesk.engine.remote.backend import RemoteBackend
+from quietdesk.engine.remote.endpoint import read_address
 from quietdesk.engine.runner import Runner
 from quietdesk.engine.sampling import Limits
 from quietdesk.engine.stream import Stream

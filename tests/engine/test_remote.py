@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 
 from quietdesk.assistant import Assistant
 from quietdesk.config import Settings
-from quietdesk.engine.connection import Connection, Patience, proxy_for
-from quietdesk.engine.dialect import body, unsupported
-from quietdesk.engine.endpoint import Kind, is_address, read_address
-from quietdesk.engine.estimate import estimate_tokens
-from quietdesk.engine.remote import RemoteBackend
+from quietdesk.engine.remote.backend import RemoteBackend
+from quietdesk.engine.remote.connection import Connection, Patience, proxy_for
+from quietdesk.engine.remote.dialect import body, unsupported
+from quietdesk.engine.remote.endpoint import Kind, is_address, read_address
+from quietdesk.engine.remote.estimate import estimate_tokens
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
@@ -175,7 +175,7 @@ Open = Callable[..., RemoteBackend]
 
 @pytest.fixture
 def open_remote(server: Scripted, monkeypatch: pytest.MonkeyPatch) -> Iterator[Open]:
-    monkeypatch.setattr("quietdesk.engine.connection.FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr("quietdesk.engine.remote.connection.FIRST_PAUSE_S", 0.001)
     opened: list[RemoteBackend] = []
 
     def open_remote(*, model: str = "", **more: Any) -> RemoteBackend:

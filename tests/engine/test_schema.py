@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field
 
 from quietdesk.engine.device import machine, plan
-from quietdesk.engine.digits import integers
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.llama import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
-from quietdesk.engine.schema import Bounds, schema_grammar
+from quietdesk.engine.schema.digits import integers
+from quietdesk.engine.schema.grammar import Bounds, schema_grammar
 from quietdesk.errors import SchemaError
 from quietdesk.types import FinishReason
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.prefix_cache import PrefixCache, Tokens
 from quietdesk.engine.sampling import Limits
-from quietdesk.engine.state_files import StateFolder
-from quietdesk.engine.state_keeper import StateKeeper
+from quietdesk.engine.states.files import StateFolder
+from quietdesk.engine.states.keeper import StateKeeper
 from quietdesk.engine.stream import Stream
 from quietdesk.testing import ScriptedRunner
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from quietdesk.cli import options
 from quietdesk.config import Settings
-from quietdesk.engine.endpoint import is_address
+from quietdesk.engine.remote.endpoint import is_address
 from quietdesk.errors import UsageError
 
 

@@ -18,7 +18,7 @@ from quietdesk.config import (
 )
 from quietdesk.config import state_folder as log_folder
 from quietdesk.engine.device import Choice, machine
-from quietdesk.engine.endpoint import is_address, read_address
+from quietdesk.engine.remote.endpoint import is_address, read_address
 from quietdesk.errors import QuietdeskError
 
 PACKAGES = (

@@ -30,7 +30,7 @@ from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.scheduler import Admission, Scheduler
 from quietdesk.engine.sequence import Sequence, State
-from quietdesk.engine.state_keeper import KeptState, StateKeeper
+from quietdesk.engine.states.keeper import KeptState, StateKeeper
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
     ContextError,

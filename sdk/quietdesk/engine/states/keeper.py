@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from quietdesk.engine.prefix_cache import Tokens
-from quietdesk.engine.state_files import Reach, StateFile, StateFolder
+from quietdesk.engine.states.files import Reach, StateFile, StateFolder
 from quietdesk.errors import QuietdeskError
 
 PENDING_BYTES = 128 * 2**20

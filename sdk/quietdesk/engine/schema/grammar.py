@@ -17,8 +17,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from quietdesk.engine.digits import decimals, integers, scaled
-from quietdesk.engine.patterns import PatternError, pattern_grammar
+from quietdesk.engine.schema.digits import decimals, integers, scaled
+from quietdesk.engine.schema.patterns import PatternError, pattern_grammar
 from quietdesk.errors import SchemaError
 
 Schema = Mapping[str, Any] | bool

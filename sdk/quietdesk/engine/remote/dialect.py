@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Seq
 from typing import Any
 
-from quietdesk.engine.endpoint import Json, Kind
+from quietdesk.engine.remote.endpoint import Json, Kind
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import UnsupportedOptionError
 

@@ -25,10 +25,11 @@ from types import TracebackType
 from typing import Any, Self, TypeAlias, TypeVar
 
 from quietdesk.engine.backend import ChatMessage
-from quietdesk.engine.connection import END, Connection, Patience, error_words
 from quietdesk.engine.detokenize import Detokenizer
-from quietdesk.engine.dialect import body, unsupported
-from quietdesk.engine.endpoint import (
+from quietdesk.engine.metrics import EngineMetrics, Timings
+from quietdesk.engine.remote.connection import END, Connection, Patience, error_words
+from quietdesk.engine.remote.dialect import body, unsupported
+from quietdesk.engine.remote.endpoint import (
     ASSUMED_CTX,
     ASSUMED_SEQ,
     CONTROL_TEXTS,
@@ -37,8 +38,7 @@ from quietdesk.engine.endpoint import (
     Json,
     Kind,
 )
-from quietdesk.engine.estimate import estimate_tokens
-from quietdesk.engine.metrics import EngineMetrics, Timings
+from quietdesk.engine.remote.estimate import estimate_tokens
 from quietdesk.engine.runner import ModelInfo
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream

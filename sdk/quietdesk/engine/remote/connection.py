@@ -13,7 +13,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import httpx2
 
-from quietdesk.engine.endpoint import Address, Json
+from quietdesk.engine.remote.endpoint import Address, Json
 from quietdesk.errors import (
     ConfigError,
     EndpointCutError,

@@ -1,0 +1,1 @@
+"""Schema: a JSON schema as a grammar that every reply has to keep to."""

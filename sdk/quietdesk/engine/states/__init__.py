@@ -1,0 +1,1 @@
+"""States: what a model has read of a conversation, kept on disk."""
