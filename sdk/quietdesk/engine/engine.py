@@ -24,12 +24,13 @@ from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
 from quietdesk.engine.metrics import EngineMetrics, Timings
-from quietdesk.engine.prefix_cache import WORTH_KEEPING, Parked, PrefixCache, Slot, Tokens
+from quietdesk.engine.prefix_cache import WORTH_KEEPING, PrefixCache, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.scheduler import Admission, Scheduler
 from quietdesk.engine.sequence import Sequence, State
+from quietdesk.engine.slots import Slots
 from quietdesk.engine.states.keeper import KeptState, StateKeeper
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
@@ -47,15 +48,8 @@ T = TypeVar("T")
 
 READING_SHARE = 0.1
 """Of the time, what texts that are only read may take while somebody waits for an answer."""
-WORTH_FETCHING = 32
-"""Share of a state's tokens, one in so many, that it must save for it to be fetched from disk.
-Reading and checking a state was measured at 0.04 ms a token, evaluating one at 1.4 ms and more."""
-UNSAVED = 128
-"""Tokens that a crash may cost a conversation: they are read again."""
 IDLE_S = 2.0
 """Nothing to do for so long: time to write what a crash would cost."""
-CLOSING_S = 5.0
-"""Time for handing over states when the engine is closed."""
 
 
 class Engine:
@@ -385,6 +379,7 @@ class Engine:
         self._cache = PrefixCache(
             runner.n_seq, can_trim=runner.can_trim, parked_bytes=self._parked_bytes
         )
+        self._slots = Slots(runner, self._cache, self._states)
         self._scheduler = Scheduler(
             self._cache,
             n_batch=max(runner.n_batch, runner.n_seq),
@@ -414,7 +409,7 @@ class Engine:
                 started = time.perf_counter()
                 try:
                     if idle:
-                        self._unsaved = self._save_one()
+                        self._unsaved = self._slots.save_one()
                         continue
                     self._unsaved = self._states is not None
                     for sequence in arrived:
@@ -442,7 +437,7 @@ class Engine:
                 self._finish(sequence, reason, error)
         if self._states is not None:
             if error is None:
-                self._save_all()
+                self._slots.save_all()
             self._states.close()
         self._runner.close()
 
@@ -542,18 +537,11 @@ class Engine:
     def _place(self, admission: Admission, now: float) -> None:
         """Give the sequence its slot, with as much of its prompt as is there already."""
         sequence, placement = admission.sequence, admission.placement
-        slot = self._cache.slots[placement.slot]
-        self._cache.take(slot.id)
+        self._cache.take(placement.slot)
         length = placement.length
         if sequence.reading is not None:
             length = sequence.reading.resumes_at(length, self._runner.n_outputs)
-        if placement.park:
-            self._keep(self._cache.park(slot.tokens, self._runner.save(slot.id), owner=slot.owner))
-        if placement.source is None:
-            held = self._trim(slot.id, length)
-        else:
-            held = self._bring(placement.source, slot.id, length)
-        sequence.n_computed = held
+        held = sequence.n_computed = self._slots.place(placement, length)
         self._note_content(sequence)
         if sequence.started_at is None:
             sequence.started_at = now
@@ -564,29 +552,6 @@ class Engine:
         if sequence.sampler < 0 and sequence.reading is None:
             prompt = sequence.tokens[: sequence.n_prompt]
             sequence.sampler = self._runner.open_sampler(sequence.sampling, prompt)
-
-    def _bring(self, source: int | Parked, target: int, length: int) -> int:
-        """Fill target with the first length positions of a state or another slot."""
-        if isinstance(source, Parked):
-            if not self._runner.load(target, source.state):
-                self._cache.forget(source)
-                return self._trim(target, 0)
-            return self._trim(target, length)
-        tokens = self._cache.slots[source].tokens
-        if not self._runner.load(target, self._runner.save(source)):
-            return self._trim(target, 0)
-        held = self._trim(target, length)
-        if held:
-            # What two prompts have in common will be asked for again: keep just that.
-            self._keep(self._cache.park(tokens[:held], self._runner.save(target), shared=True))
-        return held
-
-    def _trim(self, slot_id: int, length: int) -> int:
-        """Keep the first length positions of a slot, or none where it cannot drop a part."""
-        if self._runner.remove(slot_id, length):
-            return length
-        self._runner.remove(slot_id, 0)
-        return 0
 
     def _note_content(self, sequence: Sequence) -> None:
         known = min(sequence.n_computed, sequence.n_prompt)
@@ -608,13 +573,10 @@ class Engine:
 
     def _look_for_state(self, sequence: Sequence) -> None:
         """Have a state fetched where one on disk saves more than what is in memory."""
-        if self._states is None or not self._parked_bytes or sequence.reading is not None:
+        if self._states is None or sequence.reading is not None:
             return
-        prompt = np.array(sequence.tokens, np.int32)
-        kept = self._states.find(prompt, sequence.owner, self._cache.reach)
-        if kept is None or kept.length - self._cache.longest(prompt) < max(
-            WORTH_KEEPING, len(kept.tokens) // WORTH_FETCHING
-        ):
+        kept = self._slots.find(np.array(sequence.tokens, np.int32), sequence.owner)
+        if kept is None:
             return
         sequence.fetching = True
 
@@ -630,50 +592,7 @@ class Engine:
             sequence, kept, state = self._fetched.popleft()
             sequence.fetching = False
             if state is not None and sequence.state is not State.FINISHED:
-                self._keep(self._cache.park(kept.tokens, state, owner=kept.owner))
-
-    def _keep(self, gone: list[Parked]) -> None:
-        """Write states that memory has no room for."""
-        for parked in gone:
-            if self._is_worth_writing(parked.owner, parked.tokens, WORTH_KEEPING):
-                assert self._states is not None
-                self._states.save(parked.owner, parked.tokens, parked.state)
-
-    def _is_worth_writing(self, owner: str, tokens: Tokens, least: int) -> bool:
-        """Whether so many tokens would have to be read again if it were lost."""
-        if self._states is None or not owner or len(tokens) < least:
-            return False
-        held = self._states.held(owner)
-        return held is None or len(tokens) - self._cache.reach(held, tokens) > least
-
-    def _save_one(self) -> bool:
-        """In a quiet moment: a slot that a crash would cost dearly; False where there is none.
-
-        Only when a quarter is new, so that a long conversation is not written anew at every turn.
-        """
-        for slot in self._cache.slots:
-            least = max(UNSAVED, len(slot.tokens) // 4)
-            if not slot.busy and self._is_worth_writing(slot.owner, slot.tokens, least):
-                assert self._states is not None
-                self._states.save(slot.owner, slot.tokens, self._runner.save(slot.id))
-                return True
-        return False
-
-    def _save_all(self) -> None:
-        """At the end: what is in memory and not on disk, last used first, for some seconds."""
-        assert self._states is not None
-        until = time.monotonic() + CLOSING_S
-        seen: set[str] = set()
-        slots = sorted(self._cache.slots, key=lambda slot: -slot.used_at)
-        latest: list[Slot | Parked] = [*slots, *reversed(self._cache.parked)]
-        for held in latest:
-            known = held.owner in seen or not self._is_worth_writing(
-                held.owner, held.tokens, WORTH_KEEPING
-            )
-            seen.add(held.owner)
-            if not known and time.monotonic() < until:
-                state = held.state if isinstance(held, Parked) else self._runner.save(held.id)
-                self._states.save(held.owner, held.tokens, state, wait=True)
+                self._slots.park(kept.tokens, state, kept.owner)
 
     def _forget_all(self) -> None:
         while self._to_forget:
@@ -681,13 +600,7 @@ class Engine:
             for sequence in (*self._scheduler.waiting, *self._scheduler.running):
                 if sequence.owner == owner:
                     sequence.owner = ""
-            for parked in self._cache.parked:
-                if parked.owner == owner:
-                    self._cache.forget(parked)
-            for slot in self._cache.slots:
-                if slot.owner == owner and not slot.busy:
-                    self._runner.remove(slot.id, 0)
-                    self._cache.release(slot.id, np.empty(0, np.int32))
+            self._slots.forget(owner)
 
     # After a decode.
 
@@ -734,7 +647,7 @@ class Engine:
         """Park the state at the prompt's end, where the next turn can start again."""
         tokens: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
         state = self._runner.save(sequence.slot)
-        self._keep(self._cache.park(tokens, state, owner=sequence.owner))
+        self._slots.park(tokens, state, sequence.owner)
 
     def _say(self, sequence: Sequence, tokens: list[int], now: float) -> None:
         """Append tokens, show what may be shown, end where it has to end."""
@@ -842,7 +755,11 @@ class Engine:
         length = min(sequence.n_computed, 0 if reading.hidden else reading.first + 1)
         if length < WORTH_KEEPING and sequence.n_computed:
             length = 0
-        held = self._trim(sequence.slot, length) if self._runner.can_trim else sequence.n_computed
+        held = (
+            self._slots.trim(sequence.slot, length)
+            if self._runner.can_trim
+            else sequence.n_computed
+        )
         content: Tokens = np.array(sequence.tokens[:held], np.int32)
         self._cache.release(sequence.slot, content, passing=True)
         if sequence.n_computed < reading.stop:
@@ -855,7 +772,7 @@ class Engine:
         for segment in batch.segments:
             sequence = by_slot[segment.seq_id]
             try:
-                sequence.n_computed = self._trim(segment.seq_id, segment.start)
+                sequence.n_computed = self._slots.trim(segment.seq_id, segment.start)
             except Exception as error:
                 self._lose(sequence, error)
                 continue

@@ -97,6 +97,11 @@ class PrefixCache:
         """How many states are parked."""
         return len(self._parked)
 
+    @property
+    def can_park(self) -> bool:
+        """Whether there is any memory for states."""
+        return self._limit > 0
+
     def free_slots(self) -> int:
         """Slots that no request is using."""
         return sum(not slot.busy for slot in self.slots)
