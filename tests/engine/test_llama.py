@@ -1,6 +1,7 @@
 """llama.cpp behind the seam: the bundled model and tiny ones of every kind of memory."""
 
 import resource
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -97,6 +98,22 @@ def test_greedy_text_equals_llama_cpp_pythons(engine: Engine, starter_path: Path
             at = next(i for i, (a, b) in enumerate(zip(ours, their, strict=False)) if a != b)
             assert is_near_tie(starter_path, [*prompt, *ours[:at]], ours[at], their[at])
     llama.close()
+
+
+def test_a_reply_that_ends_inside_a_draft_leaves_no_position_behind(engine: Engine) -> None:
+    words = "apples, pears, plums, figs, dates, limes, melons, grapes"
+    prompt = ask(engine, f"Repeat this list three times, word for word: {words}. {words}. {words}.")
+    accepted = engine.metrics().accepted_tokens
+    runner = engine._runner
+    assert isinstance(runner, LlamaRunner)
+    for max_tokens in range(8, 28, 2):
+        engine.submit(prompt, limits=Limits(max_tokens=max_tokens, ignore_end=True)).wait()
+        while any(slot.busy for slot in engine._cache.slots):
+            time.sleep(0.001)
+        for slot in engine._cache.slots:
+            held = llama_cpp.llama_memory_seq_pos_max(runner._memory, slot.id) + 1
+            assert held == len(slot.tokens), max_tokens
+    assert engine.metrics().accepted_tokens > accepted
 
 
 def test_chinese_and_emoji_never_stream_a_broken_character(engine: Engine) -> None:
