@@ -183,6 +183,14 @@ def test_scores_are_kept_beside_a_databases_conversations(capsys, tmp_path):
     with closing(open_store(str(database))) as store:
         kept = {(s.message_id, s.metric): (s.value, s.cause) for s in store.scores("talk")}
         assert store.conversation("talk").metadata == {"channel": "web"}
+    listing = ["sessions", "list", "--database", str(database), "--json", "--score"]
+    for asked, ids in (("turns=1:1", ["talk"]), ("turns=:0.5", []), ("latency=:", ["talk"])):
+        capsys.readouterr()
+        assert main.run([*listing, asked]) == 0
+        found = json.loads(capsys.readouterr().out)["sessions"]
+        assert [session["id"] for session in found] == ids
+    for slip in ("turns", "turns=1", "=1:2", "turns=a:b"):
+        assert main.run([*listing, slip]) == 2
     assert kept.pop((None, "badness"))[0] is not None
     assert kept == {
         (None, "misunderstandings"): (1.0, False),

@@ -1,6 +1,8 @@
 """`quietdesk sessions`: conversations that were kept."""
 
 import sys
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
@@ -28,13 +30,30 @@ def list_(
     status: Annotated[
         str | None, typer.Option("--status", help="Only with this `status` in their metadata.")
     ] = None,
+    scores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--score",
+            metavar="METRIC=LOW:HIGH",
+            help="Only with a kept score between these; either may be left out. Repeat for more.",
+        ),
+    ] = None,
+    since: Annotated[
+        datetime | None, typer.Option("--since", help="Only last used then or later.")
+    ] = None,
+    until: Annotated[
+        datetime | None, typer.Option("--until", help="Only last used before then.")
+    ] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, help="How many at most.")] = 50,
     database: options.Database = None,
     as_json: options.Json = False,
 ) -> None:
     """List conversations, the last used first.
 
-    Example: quietdesk sessions list --search "refund" --limit 10
+    Examples:
+        quietdesk sessions list --search "refund" --limit 10
+
+        quietdesk sessions list --score badness=2: --since 2026-11-01
     """
     with options.opened(database) as store:
         found = store.conversations(
@@ -42,6 +61,9 @@ def list_(
             customer=customer,
             tag=tag,
             metadata=None if status is None else {"status": status},
+            scores=_ranges(scores or []),
+            since=None if since is None else since.astimezone(),
+            until=None if until is None else until.astimezone(),
             limit=limit,
         )
     if as_json:
@@ -58,6 +80,24 @@ def list_(
         count = str(info.message_count)
         table.add_row(info.id, when, count, info.customer or "", info.title or "(untitled)")
     Console(markup=False, highlight=False).print(table)
+
+
+def _ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
+    found = {}
+    for text in texts:
+        metric, equals, numbers = text.partition("=")
+        low, colon, high = numbers.partition(":")
+        try:
+            found[metric] = float(low or "-inf"), float(high or "inf")
+        except ValueError:
+            colon = ""
+        if not (metric and equals and colon):
+            raise typer.BadParameter(
+                f"{text!r} is no range of a score. Write METRIC=LOW:HIGH, as badness=2: for 2 and "
+                "more.",
+                param_hint="--score",
+            )
+    return found
 
 
 @app.command()
