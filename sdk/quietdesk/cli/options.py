@@ -104,15 +104,20 @@ def must_exist(database: str | None) -> None:
     Raises:
         UsageError: it is a file, and there is none.
     """
-    from quietdesk.store.opening import file_or_url
-
-    if database is None or database == ":memory:":
-        return
-    file = file_or_url(database)
-    if isinstance(file, Path) and not file.exists():
+    if is_missing(database):
         raise UsageError(
             f"There is no database {database!r}. `quietdesk chat` or `sessions import` makes one."
         )
+
+
+def is_missing(database: str | None) -> bool:
+    """Whether a database was named that would be a file, and there is none."""
+    from quietdesk.store.opening import file_or_url
+
+    if database is None or database == ":memory:":
+        return False
+    file = file_or_url(database)
+    return isinstance(file, Path) and not file.exists()
 
 
 def read_text(path: Path) -> str:

@@ -159,7 +159,9 @@ def import_(
     Example: quietdesk sessions import c-1f2e.json others.jsonl --dry-run
     """
     found = [pair for path in paths for pair in read_documents(_text_of(path), str(path))]
-    with options.opened(database, makes=not dry_run) as store:
+    # A dry run makes no database: what would be a new one is looked at as the empty one it is.
+    place = ":memory:" if dry_run and options.is_missing(database) else database
+    with options.opened(place, makes=True) as store:
         try:
             store.import_conversations(
                 [(one.conversation, one.messages) for _, one in found], dry_run=dry_run
