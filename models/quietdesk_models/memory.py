@@ -4,6 +4,7 @@ The KV cache and the recurrent states are counted as llama.cpp lays them out, wi
 own for each sequence; the buffers of a step are an upper estimate.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -55,27 +56,80 @@ def estimate(
         full_window: Whether layers with a sliding window keep everything all the same, so that
             a conversation can go back to an earlier turn.
     """
-    heads = _per_layer(header, "attention.head_count_kv") or _per_layer(
+    heads = _heads(header)
+    return Memory(
+        weights=header.weights_bytes,
+        kv_cache=sum(_kv_cells(header, n_ctx, n_batch, full_window))
+        * _numbers(header)
+        * n_seq
+        * KV_BITS[kv_type]
+        // (32 * 8),
+        states=_states(header, heads) * n_seq,
+        buffers=_buffers(header, n_seq, n_batch),
+    )
+
+
+def layer_bytes(header: Header, *, n_ctx: int, n_seq: int, kv_type: str) -> list[int]:
+    """What each layer takes where it lies: its weights, and its part of KV cache and states.
+
+    Every layer keeps the whole context, windowed ones too.
+
+    Args:
+        header: The model's.
+        n_ctx: Tokens of context of each sequence.
+        n_seq: Sequences.
+        kv_type: A key of `KV_BITS`.
+
+    Returns:
+        Bytes of each layer, and last of the output.
+    """
+    heads = _heads(header)
+    cell = _numbers(header) * n_seq * KV_BITS[kv_type]
+    sizes = [cells * cell // (32 * 8) for cells in _kv_cells(header, n_ctx, 0, True)]
+    recurrent = [layer for layer in range(header.n_layer) if not any(heads[layer : layer + 1])]
+    for layer in recurrent:
+        sizes[layer : layer + 1] = [_states(header, heads) * n_seq // len(recurrent)]
+    output = output_copy_bytes(header)
+    for tensor in header.tensors:
+        block = re.match(r"blk\.(\d+)\.", tensor.name)
+        if block and int(block[1]) < len(sizes):
+            sizes[int(block[1])] += tensor.size_bytes
+        elif tensor.name.startswith("output"):
+            output += tensor.size_bytes
+    return [*sizes, output]
+
+
+def output_copy_bytes(header: Header) -> int:
+    """What the output takes once more where it does not lie with the embeddings it shares."""
+    sizes = {tensor.name: tensor.size_bytes for tensor in header.tensors}
+    return 0 if "output.weight" in sizes else sizes.get("token_embd.weight", 0)
+
+
+def _heads(header: Header) -> list[int]:
+    """Heads of keys and values in each layer; 0 in a recurrent one."""
+    return _per_layer(header, "attention.head_count_kv") or _per_layer(
         header, "attention.head_count"
     )
+
+
+def _numbers(header: Header) -> int:
+    """Numbers of a key and a value of one head."""
     width = header.number("embedding_length") // max(header.number("attention.head_count"), 1)
-    numbers = (header.number("attention.key_length") or width) + (
+    return (header.number("attention.key_length") or width) + (
         header.number("attention.value_length") or width
     )
+
+
+def _kv_cells(header: Header, n_ctx: int, n_batch: int, full_window: bool) -> list[int]:
+    """Cells that each layer keeps of one sequence, times its heads."""
     windowed = _windowed_layers(header)
     window = header.number("attention.sliding_window")
     # A windowed layer keeps its window and the rows of the step that moves it on.
     short = _padded(n_ctx) if full_window else min(_padded(n_ctx), _padded(window + n_batch))
-    cells = [
-        (short if windowed[layer] else _padded(n_ctx)) * count for layer, count in enumerate(heads)
+    return [
+        (short if windowed[layer] else _padded(n_ctx)) * count
+        for layer, count in enumerate(_heads(header))
     ]
-    bits = KV_BITS[kv_type]
-    return Memory(
-        weights=header.weights_bytes,
-        kv_cache=sum(cells) * numbers * n_seq * bits // (32 * 8),
-        states=_states(header, heads) * n_seq,
-        buffers=_buffers(header, n_seq, n_batch),
-    )
 
 
 def _per_layer(header: Header, key: str) -> list[int]:

@@ -73,12 +73,12 @@ class Settings(Generation):
     """Tokens of context per conversation; 0: the model's own, at most 4,096."""
     n_seq: int = Field(0, ge=0, le=256)
     """Conversations decoded at the same time; 0: as many as pay off on this machine."""
-    n_batch: int = Field(512, ge=1, le=8192)
-    """Prompt tokens evaluated in one step at most."""
+    n_batch: int = Field(0, ge=0, le=8192)
+    """Prompt tokens evaluated in one step at most; 0: 512 on a CPU, 2,048 on a GPU."""
     n_threads: int = Field(0, ge=0, le=1024)
     """CPU threads; 0: the physical cores that this process may use."""
     n_gpu_layers: int = Field(-1, ge=-1)
-    """Layers on the GPU; -1: all, where llama.cpp was built for one."""
+    """Layers on the GPU, the output counted as one; -1: as many as fit."""
     kv_type: Literal["f16", "q8_0", "f32"] = "f16"
     """Number format of the KV cache."""
     flash_attention: Literal["auto", "on", "off"] = "auto"

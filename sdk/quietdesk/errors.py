@@ -149,16 +149,21 @@ class ModelTooLargeError(ModelError):
 
     Attributes:
         needed_bytes: Estimate for weights, context and buffers.
-        available_bytes: What the machine or the container has free.
+        available_bytes: What the machine, the container or the GPU has free.
+        place: Whose memory that is, as "GPU memory".
     """
 
-    def __init__(self, name: str, needed_bytes: int, available_bytes: int) -> None:
+    def __init__(
+        self, name: str, needed_bytes: int, available_bytes: int, place: str = "memory"
+    ) -> None:
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes
+        self.place = place
+        fewer = ", fewer layers on the GPU (n_gpu_layers)" if place != "memory" else ""
         super().__init__(
-            f"The model {name!r} needs about {needed_bytes / 2**30:.1f} GiB of memory and "
+            f"The model {name!r} needs about {needed_bytes / 2**30:.1f} GiB of {place} and "
             f"{available_bytes / 2**30:.1f} GiB are available. Choose a smaller model or "
-            "quantisation, fewer sequences (n_seq), or a smaller context (n_ctx)."
+            f"quantisation{fewer}, fewer sequences (n_seq), or a smaller context (n_ctx)."
         )
 
 

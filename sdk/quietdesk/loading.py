@@ -8,15 +8,15 @@ from pathlib import Path
 
 from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend
-from quietdesk.engine.device import DevicePlan, machine, plan
+from quietdesk.engine.device import DevicePlan, machine, plan, refuse_what_does_not_fit
 from quietdesk.engine.engine import Engine
+from quietdesk.engine.offload import Gpu
 from quietdesk.engine.remote.endpoint import Address, is_address, read_address
 from quietdesk.engine.states.keeper import StateKeeper
 from quietdesk.errors import (
     ConfigError,
     ModelError,
     ModelFileError,
-    ModelTooLargeError,
     UnknownNameError,
 )
 from quietdesk_models import quantise
@@ -65,7 +65,7 @@ def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
         raise ModelFileError(str(error.path), error.reason) from None
     except ModelsError as error:
         raise ModelError(str(error)) from None
-    here = machine()
+    here = machine(find_gpus())
     chosen = plan(
         header,
         here,
@@ -77,9 +77,18 @@ def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
     )
-    if chosen.needed_bytes > here.memory_bytes:
-        raise ModelTooLargeError(name, chosen.needed_bytes, here.memory_bytes)
+    refuse_what_does_not_fit(name, chosen, here)
     return ChosenModel(found, path, reason, chosen, wants)
+
+
+def find_gpus() -> tuple[Gpu, ...]:
+    """The GPUs that llama.cpp can use; none where it is not installed."""
+    try:
+        # An optional extra, and a native library that takes its time.
+        from quietdesk.engine.llama import gpus
+    except ModuleNotFoundError:
+        return ()
+    return gpus()
 
 
 def open_engine(

@@ -244,7 +244,10 @@ def test_doctor_tells_every_choice_with_its_reason(run: Run, starter_path: Path)
     told = json.loads(done.stdout)
     assert done.returncode == 0
     assert told["problems"] == []
-    for name in ("n_ctx", "n_seq", "n_threads", "kv_type"):
+    for name in (
+        *("n_ctx", "n_seq", "n_batch", "n_ubatch", "n_threads", "n_gpu_layers"),
+        *("kv_type", "flash_attention", "memory_mapping", "memory"),
+    ):
         assert told["model"][name]["reason"]
     broken = run("doctor", "--json", "--model", "nothing-like-it")
     assert broken.returncode == 1

@@ -15,7 +15,7 @@ from quietdesk.errors import ModelFileError, ModelTooLargeError, UnknownNameErro
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(
     starter_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loading, "machine", lambda: Machine("any", "any", 2, 50 * 2**20))
+    monkeypatch.setattr(loading, "machine", lambda _gpus: Machine("any", "any", 2, 50 * 2**20))
     with pytest.raises(ModelTooLargeError) as refused:
         loading.choose_model(starter_path, Settings())
     assert refused.value.needed_bytes > refused.value.available_bytes == 50 * 2**20

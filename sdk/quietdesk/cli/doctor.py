@@ -37,13 +37,24 @@ def doctor(
 
         quietdesk doctor --model http://127.0.0.1:8080/v1
     """
-    here = machine()
+    # Heavy, and not needed to show the help.
+    from quietdesk.loading import find_gpus
+
+    here = machine(find_gpus())
     groups: dict[str, list[Choice]] = {
         "machine": [
             Choice("system", here.system, ""),
             Choice("cpu", here.cpu, ""),
             Choice("cores", str(here.cores), "physical, this process may use them"),
             Choice("memory", f"{here.memory_bytes / 2**30:.1f} GiB", "free for this process"),
+            *(
+                Choice(
+                    gpu.name,
+                    gpu.description,
+                    f"{gpu.free_bytes / 2**30:.1f} of {gpu.total_bytes / 2**30:.1f} GiB free",
+                )
+                for gpu in here.gpus
+            ),
             Choice("python", platform.python_version(), ""),
         ],
         "packages": [_package(name) for name in PACKAGES],

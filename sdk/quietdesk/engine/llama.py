@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import DevicePlan
+from quietdesk.engine.offload import Gpu
 from quietdesk.engine.runner import AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
 from quietdesk.engine.threads import ThreadGovernor
@@ -88,6 +89,61 @@ def read_header(path: Path) -> Header:
         raise ModelFileError(str(path), error.reason) from None
 
 
+_GPU, _INTEGRATED = 1, 2
+"""ggml_backend_dev_type: with memory of its own, and with the processor's."""
+
+
+def gpus() -> tuple[Gpu, ...]:
+    """The GPUs that llama.cpp would use, in its order: integrated ones only without others."""
+    _Log.capture()
+    if not llama_cpp.llama_supports_gpu_offload():
+        return ()
+    count = _ggml("ggml_backend_dev_count", ctypes.c_size_t)
+    get = _ggml("ggml_backend_dev_get", ctypes.c_void_p, ctypes.c_size_t)
+    found = [_gpu(device) for device in (get(n) for n in range(count())) if _is_gpu(device)]
+    return tuple(gpu for gpu in found if not gpu.shares_memory) or tuple(found)
+
+
+def _is_gpu(device: int) -> bool:
+    kind = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)
+    return kind(device) in (_GPU, _INTEGRATED)
+
+
+def _gpu(device: int) -> Gpu:
+    kind = _ggml("ggml_backend_dev_type", ctypes.c_int, ctypes.c_void_p)(device)
+    free, total = ctypes.c_size_t(), ctypes.c_size_t()
+    size = ctypes.POINTER(ctypes.c_size_t)
+    _ggml("ggml_backend_dev_memory", None, ctypes.c_void_p, size, size)(
+        device, ctypes.byref(free), ctypes.byref(total)
+    )
+    name, description = (
+        _ggml(f"ggml_backend_dev_{what}", ctypes.c_char_p, ctypes.c_void_p)(device)
+        for what in ("name", "description")
+    )
+    return Gpu(
+        name.decode("utf-8", "replace"),
+        description.decode("utf-8", "replace"),
+        free.value,
+        total.value,
+        # One that tells no memory at all uses the processor's, as llama.cpp takes it.
+        shares_memory=kind == _INTEGRATED or not total.value,
+    )
+
+
+def _ggml(name: str, result: Any, *arguments: Any) -> Any:
+    """A function of the libraries that llama_cpp loads and does not name itself."""
+    folder = Path(llama_cpp.__file__).parent / "lib"
+    libraries = [llama_cpp.llama_cpp._lib]
+    # On Windows a library does not give out the functions of those that it needs.
+    libraries += [ctypes.CDLL(str(file)) for file in sorted(folder.glob("ggml*.dll"))]
+    for library in libraries:
+        if hasattr(library, name):
+            # A new object for each signature, so that nobody else's is changed.
+            address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
+            return ctypes.CFUNCTYPE(result, *arguments)(address or 0)
+    raise ModelFileError(str(folder), f"this llama.cpp has no function {name!r}")
+
+
 def _sample(path: Path) -> str:
     """A digest of pieces of the file from all over it: two models of one shape differ there."""
     digest = hashlib.sha256()
@@ -125,7 +181,8 @@ class LlamaRunner:
         _Log.capture()
         llama_cpp.llama_backend_init()
         self.n_seq, self.n_ctx, self.n_batch = plan.n_seq, plan.n_ctx, plan.n_batch
-        self._governor = ThreadGovernor(plan.n_threads)
+        # While a GPU computes, the thread that waits for it looks as if others held its core.
+        self._governor = None if plan.gpu_split else ThreadGovernor(plan.n_threads)
         self.evaluated_s = 0.0
         self._using_vocab = threading.Lock()
         self._ctx: Any = None
@@ -154,6 +211,10 @@ class LlamaRunner:
         params = llama_cpp.llama_model_default_params()
         if plan.n_gpu_layers >= 0:
             params.n_gpu_layers = plan.n_gpu_layers
+        if len(plan.gpu_split) > 1:
+            kind = ctypes.c_float * llama_cpp.llama_max_devices()
+            split = kind(*(float(count) for count in plan.gpu_split))
+            params.tensor_split = ctypes.cast(split, ctypes.POINTER(ctypes.c_float))
         stopped: list[BaseException] = []
 
         def progress(share: float, _data: object) -> bool:
@@ -179,7 +240,8 @@ class LlamaRunner:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx = plan.n_ctx * plan.n_seq
         params.n_seq_max = plan.n_seq
-        params.n_batch = params.n_ubatch = max(plan.n_batch, plan.n_seq)
+        params.n_batch = max(plan.n_batch, plan.n_seq)
+        params.n_ubatch = min(max(plan.n_ubatch, plan.n_seq), params.n_batch)
         n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self._model))
         on_gpu = plan.n_gpu_layers and llama_cpp.llama_supports_gpu_offload()
         rows = min(SCORED_ROWS_GPU if on_gpu else SCORED_ROWS, params.n_batch)
@@ -417,11 +479,13 @@ class LlamaRunner:
         return order
 
     def _govern(self, wall_s: float, cpu_s: float) -> None:
+        self.evaluated_s += wall_s
+        if self._governor is None:
+            return
         before = self._governor.n_threads
         n = self._governor.add(wall_s, cpu_s)
         if n != before:
             llama_cpp.llama_set_n_threads(self._ctx, n, n)
-        self.evaluated_s += wall_s
 
     def _write(self, segment: Segment, at: int) -> int:
         n = len(segment.tokens)
