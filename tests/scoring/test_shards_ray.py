@@ -1,6 +1,7 @@
 """The same parts on Ray, started here for the test; skipped where Ray is not installed."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -40,9 +41,21 @@ def test_without_ray_it_is_told_what_to_install(log: Path, monkeypatch: pytest.M
         run(Parts([log]), RECIPE, Cluster())
 
 
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """One that is started here; a Cluster that is made meanwhile uses it."""
+    ray = pytest.importorskip("ray", reason="Ray is not installed")
+    first = Cluster(jobs=2)
+    first.start(RECIPE, tmp_path_factory.mktemp("ray"))
+    yield
+    assert ray.is_initialized()
+    first.close()
+    assert not ray.is_initialized()
+
+
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
 def test_ray_gives_the_same_integers_and_rows(log: Path, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
     rows: list[pa.RecordBatch] = []
     pool = Cluster(jobs=2)
     found = run(
@@ -55,8 +68,8 @@ def test_ray_gives_the_same_integers_and_rows(log: Path, tmp_path: Path) -> None
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.usefixtures("cluster")
 def test_an_error_on_ray_comes_back(log: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
     parts = list(Parts([log], part_bytes=1))
     log.unlink()
     with pytest.raises(LogError, match=r"x\.parquet"):
