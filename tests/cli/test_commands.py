@@ -87,6 +87,14 @@ def test_chat_answers_each_line_of_a_pipe_and_names_a_bad_one(run: Run, starter_
     assert session["message_count"] == 6
 
 
+def test_a_chat_in_which_nothing_was_said_leaves_no_conversation(
+    run: Run, starter_path: Path
+) -> None:
+    assert run("chat", stdin=b"\n").returncode == 0
+    assert json.loads(run("sessions", "list", "--json").stdout) == {"sessions": []}
+    assert json.loads(run("sessions", "list", "--deleted", "--json").stdout) == {"sessions": []}
+
+
 def test_without_a_network_it_answers_all_the_same(
     home: dict[str, str], starter_path: Path
 ) -> None:

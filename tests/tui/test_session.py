@@ -324,12 +324,16 @@ async def test_writing_again_puts_another_reply_in_the_place_of_the_last() -> No
     await session.close()
 
 
-async def test_a_deleted_conversation_comes_back() -> None:
+async def test_a_deleted_conversation_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     session = await ready()
     await all_of(session, session.say("Keep me"))
     assert session.info is not None
     kept_id = session.info.id
+    forgotten: list[str] = []
+    assert session._assistant is not None
+    monkeypatch.setattr(session._assistant.engine, "forget", forgotten.append)
     deleted = await session.delete(kept_id)
+    assert forgotten == [kept_id]  # its states in memory and on disk are gone already
     assert deleted.title == "Keep me" and session.info is None and session.can_undo
     assert await session.conversations() == []
     back = await session.undo()

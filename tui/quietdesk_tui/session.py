@@ -368,7 +368,10 @@ class Session:
             raise ConversationBusyError(conversation_id)
         store = self._require_store()
         info = await self._aside(lambda: store.conversation(conversation_id))
-        await self._aside(lambda: store.delete(conversation_id))
+        # An assistant forgets what its engine and the disk hold of it, too.
+        assistant = self._assistant
+        delete = store.delete if assistant is None else assistant.delete
+        await self._aside(lambda: delete(conversation_id))
         self._deleted.append(info)
         if self.info is not None and self.info.id == conversation_id:
             self._leave()

@@ -11,7 +11,6 @@ from quietdesk.assistant import Assistant, open_store
 from quietdesk.cli import options
 from quietdesk.cli.output import print_json, read_stdin, reply_as_json
 from quietdesk.conversation import ReplyOptions
-from quietdesk.errors import QuietdeskError
 from quietdesk.store.base import Store
 
 
@@ -64,16 +63,11 @@ def ask(
     except BaseException:
         store.close()
         raise
-    with Assistant(engine, store, settings) as assistant:
-        conversation = assistant.start()
-        try:
-            reply = conversation.stream(question, **wanted)
-        except QuietdeskError:
-            # A question that was refused is no conversation to find in the list later.
-            if not conversation.messages:
-                store.delete(conversation.id)
-                store.purge([conversation.id])
-            raise
+    with (
+        Assistant(engine, store, settings) as assistant,
+        options.started(assistant) as conversation,
+    ):
+        reply = conversation.stream(question, **wanted)
         for delta in reply:
             if not as_json:
                 sys.stdout.write(delta.text)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib import import_module
 from typing import Annotated
 
@@ -49,10 +49,17 @@ def chat(
         metrics_port=metrics_port,
     )
     at_prompt = sys.stdin.isatty()
-    with Assistant.open(settings=options.for_conversations(settings, 1)) as assistant:
-        conversation = assistant.resume(resume) if resume else assistant.start()
+    with (
+        Assistant.open(settings=options.for_conversations(settings, 1)) as assistant,
+        contextlib.ExitStack() as begun,
+    ):
+
+        def start() -> Conversation:
+            return begun.enter_context(options.started(assistant))
+
+        conversation = assistant.resume(resume) if resume else start()
         if at_prompt:
-            _at_prompt(assistant, conversation)
+            _at_prompt(assistant.model.name, conversation, start)
         else:
             _in_pipe(conversation)
 
@@ -72,9 +79,9 @@ def _in_pipe(conversation: Conversation) -> None:
         raise typer.Exit(1)
 
 
-def _at_prompt(assistant: Assistant, conversation: Conversation) -> None:
+def _at_prompt(model: str, conversation: Conversation, start: Callable[[], Conversation]) -> None:
     console = Console(stderr=True, highlight=False)
-    console.print(f"[b]{assistant.model.name}[/b]  {conversation.id}\n[dim]{HELP}[/dim]")
+    console.print(f"[b]{model}[/b]  {conversation.id}\n[dim]{HELP}[/dim]")
     for message in conversation.messages:
         print(f"{'> ' if message.author == 'customer' else ''}{message.text}\n")
     for line in _lines():
@@ -84,7 +91,7 @@ def _at_prompt(assistant: Assistant, conversation: Conversation) -> None:
             if line == "/help":
                 console.print(f"[dim]{HELP}[/dim]")
             elif line == "/new":
-                conversation = assistant.start()
+                conversation = start()
                 console.print(f"[dim]{conversation.id}[/dim]")
             elif line == "/regenerate":
                 _print_until_interrupted(conversation.regenerate(), console)

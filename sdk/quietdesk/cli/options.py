@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from quietdesk.assistant import database_place, open_store
+from quietdesk.assistant import Assistant, database_place, open_store
 from quietdesk.config import Settings
+from quietdesk.conversation import Conversation
 from quietdesk.errors import UsageError
 from quietdesk.store.base import Store
 
@@ -70,6 +71,18 @@ def read_settings(
 def for_conversations(settings: Settings, n_seq: int) -> Settings:
     """The same settings without KV cache for more conversations than a verb holds at a time."""
     return settings if settings.n_seq else settings.model_copy(update={"n_seq": n_seq})
+
+
+@contextmanager
+def started(assistant: Assistant) -> Iterator[Conversation]:
+    """A new conversation; one in which nothing was said is none to find in the list later."""
+    conversation = assistant.start()
+    try:
+        yield conversation
+    finally:
+        if not conversation.messages:
+            assistant.store.delete(conversation.id)
+            assistant.store.purge([conversation.id])
 
 
 @contextmanager
