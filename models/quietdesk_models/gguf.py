@@ -223,6 +223,11 @@ class Header:
             return tokens.length
         return len(tokens) if isinstance(tokens, tuple) else self.number("vocab_size")
 
+    @property
+    def vocabulary_kind(self) -> str:
+        """How text is cut into tokens: `gpt2`, `llama`, `bert`; empty if it does not say."""
+        return self.text("tokenizer.ggml.model")
+
     @cached_property
     def n_params(self) -> int:
         """Numbers in all tensors of this file."""

@@ -55,6 +55,7 @@ class Assistant:
         database: str | Path | None = None,
         settings: Settings | None = None,
         *,
+        draft_model: str | Path | None = None,
         on_progress: Callable[[float], bool] | None = None,
     ) -> Self:
         """Load a model and open a database. Takes a second or so; longer for large models.
@@ -64,12 +65,13 @@ class Assistant:
                 speaks OpenAI's API, as `http://127.0.0.1:8080/v1#name`; the settings' if None.
             database: A path or a database URL; the settings' if None.
             settings: All other settings; `Settings.load()` if None.
+            draft_model: A small model that guesses ahead, by name or path; the settings' if None.
             on_progress: Told the share of the model that is loaded, 0 to 1; False stops it.
 
         Raises:
             ConfigError: a bad setting.
             UnknownNameError: no such model.
-            ModelError: the model cannot be used.
+            ModelError: the model cannot be used, or the draft model does not go with it.
             EndpointError: the model's server is not there, or refuses.
             StoreError: the database cannot be used.
         """
@@ -77,6 +79,8 @@ class Assistant:
         from quietdesk.loading import open_engine, open_exporter
 
         settings = settings or Settings.load()
+        if draft_model is not None:
+            settings = settings.model_copy(update={"draft_model": str(draft_model)})
         place = database_place(database, settings)
         key = database_key(place, settings)
         store = open_store(database, settings)

@@ -57,6 +57,9 @@ class Settings(Generation):
     model: str = "smollm2-135m"
     """A model's name in the catalogue, the path of a GGUF file, or the address of a server that
     speaks OpenAI's API: `http://127.0.0.1:8080/v1`, with `#name` where it has several models."""
+    draft_model: str = ""
+    """A small model with the same vocabulary, by name or path, that guesses ahead where that is
+    faster; the text stays the same. Empty: none."""
     database: str = ""
     """Path of an SQLite file or a database URL; empty: `quietdesk.db` in the data folder."""
     database_key: SecretStr = SecretStr("")

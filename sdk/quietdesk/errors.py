@@ -12,6 +12,7 @@
     ├── ModelError                 the model cannot be used
     │   ├── ModelFileError         no file, no GGUF, cut short, an unknown architecture
     │   ├── ModelTooLargeError     it does not fit into memory
+    │   ├── DraftModelError        a draft model does not go with the model
     │   └── TemplateError          the chat template does not render
     ├── ContextError               the prompt does not fit into the context
     ├── EngineError                the engine could not finish a request
@@ -164,6 +165,26 @@ class ModelTooLargeError(ModelError):
             f"The model {name!r} needs about {needed_bytes / 2**30:.1f} GiB of {place} and "
             f"{available_bytes / 2**30:.1f} GiB are available. Choose a smaller model or "
             f"quantisation{fewer}, fewer sequences (n_seq), or a smaller context (n_ctx)."
+        )
+
+
+class DraftModelError(ModelError):
+    """A draft model does not go with the model that it is to guess for.
+
+    Attributes:
+        name: The draft model's.
+        target: The model's.
+        reasons: What is in the way.
+    """
+
+    def __init__(self, name: str, target: str, reasons: Iterable[str]) -> None:
+        self.name = name
+        self.target = target
+        self.reasons = tuple(reasons)
+        super().__init__(
+            f"The draft model {name!r} does not go with the model {target!r}: "
+            f"{'; '.join(self.reasons)}. Choose a smaller model of the same family, or set "
+            "draft_model to nothing."
         )
 
 

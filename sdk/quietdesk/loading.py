@@ -3,18 +3,30 @@
 import contextlib
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from quietdesk.config import Settings
 from quietdesk.engine.backend import Backend
-from quietdesk.engine.device import DevicePlan, machine, plan, refuse_what_does_not_fit
+from quietdesk.engine.device import (
+    Choice,
+    DevicePlan,
+    Machine,
+    machine,
+    plan,
+    refuse_what_does_not_fit,
+)
+from quietdesk.engine.draft_model import GUESSED_SEQUENCES, READ_ROWS, DraftModel
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.offload import Gpu
 from quietdesk.engine.remote.endpoint import Address, is_address, read_address
+from quietdesk.engine.runner import Runner
 from quietdesk.engine.states.keeper import StateKeeper
+from quietdesk.engine.vocabulary import Vocabulary, differences
 from quietdesk.errors import (
     ConfigError,
+    DraftModelError,
     ModelError,
     ModelFileError,
     UnknownNameError,
@@ -22,8 +34,29 @@ from quietdesk.errors import (
 from quietdesk_models import quantise
 from quietdesk_models.catalog import STARTER
 from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
-from quietdesk_models.gguf import read_model
+from quietdesk_models.gguf import Header, read_model
 from quietdesk_models.weights import Found, find
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenDraft:
+    """Which draft model guesses ahead, and how it is run."""
+
+    found: Found
+    path: Path
+    reason: str
+    """Why this file."""
+    plan: DevicePlan
+
+    @property
+    def choices(self) -> tuple[Choice, ...]:
+        """What it takes beside the model."""
+        needed = f"{self.plan.needed_bytes / 2**20:,.0f} MiB"
+        why = f"beside the model, for {self.plan.n_seq} of its sequences, an estimate"
+        return (
+            Choice("draft_model", str(self.path), f"{self.found.name}: {self.reason}"),
+            Choice("draft memory", needed, why),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +71,44 @@ class ChosenModel:
     plan: DevicePlan
     wants_quantising: bool
     """Whether a type that is faster here has yet to be looked for."""
+    draft: ChosenDraft | None = None
 
 
 def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
-    """Which file is loaded, and how it is run here.
+    """Which file is loaded, and how it is run here; the same of the draft model, if one is set.
 
     Raises:
         UnknownNameError: no such model.
         ModelError: it is not here, or it is no whole GGUF file.
         ModelTooLargeError: it does not fit.
+        DraftModelError: the draft model's header tells that it does not go with the model.
     """
     name = str(model) if model is not None else settings.model
+    file = _choose_file(name, settings)
+    here = machine(find_gpus())
+    draft, beside = None, here
+    if settings.draft_model:
+        draft = _choose_draft(name, file, settings, here)
+        beside = _without(here, draft.plan)
+    chosen = _plan(file.header, beside, settings)
+    if draft is None:
+        refuse_what_does_not_fit(name, chosen, here)
+    else:
+        both = replace(chosen, needed_bytes=chosen.needed_bytes + draft.plan.needed_bytes)
+        refuse_what_does_not_fit(f"{name}, with {settings.draft_model} as its draft", both, here)
+    return ChosenModel(file.found, file.path, file.reason, chosen, file.wants_quantising, draft)
+
+
+@dataclass(frozen=True, slots=True)
+class _File:
+    found: Found
+    path: Path
+    reason: str
+    wants_quantising: bool
+    header: Header
+
+
+def _choose_file(name: str, settings: Settings) -> _File:
     try:
         found = find(name)
         path, reason, wants = found.path, str(found.origin), False
@@ -57,7 +117,7 @@ def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
             wants = choice is None
             if choice is not None:
                 path, reason = Path(choice.path), choice.reason
-        header = read_model(path)
+        return _File(found, path, reason, wants, read_model(path))
     except UnknownModelError as error:
         hint = "`quietdesk models list` shows all; a path to a GGUF works too."
         raise UnknownNameError("model", name, error.known, hint) from None
@@ -65,8 +125,10 @@ def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
         raise ModelFileError(str(error.path), error.reason) from None
     except ModelsError as error:
         raise ModelError(str(error)) from None
-    here = machine(find_gpus())
-    chosen = plan(
+
+
+def _plan(header: Header, here: Machine, settings: Settings) -> DevicePlan:
+    return plan(
         header,
         here,
         n_ctx=settings.n_ctx,
@@ -77,8 +139,47 @@ def choose_model(model: str | Path | None, settings: Settings) -> ChosenModel:
         kv_type=settings.kv_type,
         flash_attention=settings.flash_attention,
     )
-    refuse_what_does_not_fit(name, chosen, here)
-    return ChosenModel(found, path, reason, chosen, wants)
+
+
+def _choose_draft(name: str, file: _File, settings: Settings, here: Machine) -> ChosenDraft:
+    """The draft model's file, and its place beside the model."""
+    if is_address(settings.draft_model):
+        raise ConfigError(
+            f"The draft model {settings.draft_model!r} is an address, and guesses have to be made "
+            "in this process. Give a name of the catalogue or the path of a GGUF file."
+        )
+    draft = _choose_file(settings.draft_model, settings)
+    kinds = [
+        Vocabulary(header.vocabulary_kind, header.n_vocab) for header in (file.header, draft.header)
+    ]
+    if reasons := differences(*kinds):
+        raise DraftModelError(settings.draft_model, name, reasons)
+    n_ctx = _plan(file.header, here, settings).n_ctx
+    chosen = plan(
+        draft.header,
+        here,
+        n_ctx=min(n_ctx, draft.header.n_ctx_train or n_ctx),
+        n_seq=min(settings.n_seq or GUESSED_SEQUENCES, GUESSED_SEQUENCES),
+        n_batch=READ_ROWS,
+        n_threads=settings.n_threads,
+        n_gpu_layers=settings.n_gpu_layers,
+        kv_type=settings.kv_type,
+        flash_attention=settings.flash_attention,
+    )
+    return ChosenDraft(draft.found, draft.path, draft.reason, chosen)
+
+
+def _without(here: Machine, taken: DevicePlan) -> Machine:
+    """The machine beside what a plan takes of it."""
+    gpus = [
+        replace(gpu, free_bytes=max(0, gpu.free_bytes - size))
+        for gpu, size in zip(here.gpus, taken.gpu_bytes, strict=False)
+    ]
+    return replace(
+        here,
+        memory_bytes=max(0, here.memory_bytes - taken.needed_bytes),
+        gpus=(*gpus, *here.gpus[len(gpus) :]),
+    )
 
 
 def find_gpus() -> tuple[Gpu, ...]:
@@ -113,6 +214,11 @@ def open_engine(
     """
     named = str(model) if model is not None else settings.model
     if is_address(named):
+        if settings.draft_model:
+            raise ConfigError(
+                f"draft_model is {settings.draft_model!r}, and the model runs on a server, which "
+                "guesses by itself or not at all. Set draft_model to nothing for it."
+            )
         return open_endpoint(named, settings)
     chosen = choose_model(model, settings)
     try:
@@ -127,11 +233,32 @@ def open_engine(
     def go_on(share: float) -> bool:
         return not given_up.is_set() and (on_progress is None or on_progress(share))
 
+    def open_draft(draft: ChosenDraft, target: Runner) -> DraftModel:
+        runner = LlamaRunner(
+            draft.path,
+            draft.plan,
+            name=draft.found.name,
+            on_progress=lambda share: not given_up.is_set(),
+        )
+        try:
+            assert isinstance(target, LlamaRunner)
+            if reasons := differences(target.vocabulary(), runner.vocabulary()):
+                raise DraftModelError(runner.info.name, target.info.name, reasons)
+            guessing = DraftModel(runner, target)
+        except BaseException:
+            runner.close()
+            raise
+        # Guesses change the shape of batches, and so the last bits of what is computed.
+        used = ("draft_model", f"{runner.info.name} {runner.info.fingerprint[:12]}")
+        target.info = replace(target.info, options=(*target.info.options, used))
+        return guessing
+
     engine = Engine(
         lambda: LlamaRunner(chosen.path, chosen.plan, name=chosen.found.name, on_progress=go_on),
         queue_limit=settings.queue_limit,
         parked_bytes=settings.state_cache_mb * 2**20,
         states=states,
+        open_draft=None if chosen.draft is None else partial(open_draft, chosen.draft),
         give_up=given_up.set,
     )
     if chosen.wants_quantising and look_for_faster:

@@ -185,6 +185,29 @@ def make_draft(path: Path) -> None:
     reader.data.flush()
 
 
+def make_babbler(path: Path, like: Path) -> None:
+    """One layer of random weights with the vocabulary of another model's file."""
+    fields = gguf.GGUFReader(like).fields
+    key = "tokenizer.ggml."
+    tokens = fields[f"{key}tokens"].contents()
+    maker = Maker(path, "llama", seed=6)
+    maker.attention()
+    maker.writer.add_block_count(1)
+    maker.writer.add_layer_norm_rms_eps(1e-5)
+    maker.writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    maker.writer.add_tokenizer_model(fields[f"{key}model"].contents())
+    maker.writer.add_tokenizer_pre(fields[f"{key}pre"].contents())
+    maker.writer.add_token_list(tokens)
+    maker.writer.add_token_types(fields[f"{key}token_type"].contents())
+    maker.writer.add_token_merges(fields[f"{key}merges"].contents())
+    maker.writer.add_eos_token_id(fields[f"{key}eos_token_id"].contents())
+    maker.matrix("token_embd.weight", N_EMBD, len(tokens))
+    maker.ones("output_norm.weight", N_EMBD)
+    maker.attention_layer("blk.0", N_EMBD // N_HEAD)
+    maker.gated_mlp("blk.0")
+    maker.write()
+
+
 def make_gpt2(path: Path) -> None:
     """Learned positions, biases, one matrix for q, k and v, and no chat template."""
     maker = Maker(path, "gpt2", seed=2)

@@ -19,6 +19,7 @@ def ask(
         str | None, typer.Argument(help="What to ask; from standard input if left out.")
     ] = None,
     model: options.Model = None,
+    draft_model: options.DraftModel = None,
     database: options.Database = None,
     system: options.System = None,
     seed: options.Seed = None,
@@ -50,6 +51,7 @@ def ask(
         question = read_stdin()
     settings = options.read_settings(
         model=model,
+        draft_model=draft_model,
         database=database,
         system=system,
         seed=seed,

@@ -24,6 +24,7 @@ def bench(
         typer.Option("--arrivals", min=0, help="Customers that come per second; 0: all at once."),
     ] = 0.0,
     model: options.Model = None,
+    draft_model: options.DraftModel = None,
     url: Annotated[
         str | None,
         typer.Option("--url", help="Address of a model's server to measure instead: --model too."),
@@ -55,7 +56,7 @@ def bench(
     measured = {"model": "", "server": "", "turns": turns, "arrivals_per_s": arrivals}
     try:
         for n in counts:
-            settings = _settings(url or model, n, turns)
+            settings = _settings(url or model, draft_model, n, turns)
             with console.status(f"{n} customers …"):
                 engine = open_engine(None, settings, look_for_faster=False)
                 try:
@@ -70,12 +71,12 @@ def bench(
             _show(rows, measured, as_json=as_json)
 
 
-def _settings(model: str | None, n: int, turns: int) -> Settings:
+def _settings(model: str | None, draft_model: str | None, n: int, turns: int) -> Settings:
     """As much context as the workload takes; on a server, what it has."""
-    own = options.read_settings(model=model)
+    own = options.read_settings(model=model, draft_model=draft_model, n_seq=n)
     if is_address(own.model):
-        return options.read_settings(model=model, n_seq=n)
-    return options.read_settings(model=model, n_seq=n, n_ctx=256 * (turns + 2))
+        return own
+    return own.model_copy(update={"n_ctx": 256 * (turns + 2)})
 
 
 def _show(rows: list[dict[str, float]], measured: dict[str, Any], *, as_json: bool) -> None:

@@ -25,6 +25,7 @@ def chat(
         typer.Option("--resume", "-r", help="Go on with a conversation, by its id."),
     ] = None,
     model: options.Model = None,
+    draft_model: options.DraftModel = None,
     database: options.Database = None,
     system: options.System = None,
     seed: options.Seed = None,
@@ -41,6 +42,7 @@ def chat(
     """
     settings = options.read_settings(
         model=model,
+        draft_model=draft_model,
         database=database,
         system=system,
         seed=seed,

@@ -28,7 +28,10 @@ PACKAGES = (
 
 
 def doctor(
-    model: options.Model = None, database: options.Database = None, as_json: options.Json = False
+    model: options.Model = None,
+    draft_model: options.DraftModel = None,
+    database: options.Database = None,
+    as_json: options.Json = False,
 ) -> None:
     """Tell what there is, what was chosen, each with its reason, and what is wrong.
 
@@ -60,7 +63,7 @@ def doctor(
         "packages": [_package(name) for name in PACKAGES],
     }
     problems: list[str] = []
-    settings = options.read_settings(model=model, database=database)
+    settings = options.read_settings(model=model, draft_model=draft_model, database=database)
     groups["folders"] = [
         Choice("config", str(config_file()), "" if config_file().exists() else "not there"),
         Choice("data", str(data_folder()), "conversations"),
@@ -105,7 +108,9 @@ def _file(settings: Settings) -> list[Choice]:
 
     chosen = choose_model(None, settings)
     file = Choice("file", str(chosen.path), f"{chosen.found.name}: {chosen.reason}")
-    return [file, *chosen.plan.choices]
+    draft = chosen.draft
+    none = Choice("draft_model", "none", "draft_model is not set")
+    return [file, *chosen.plan.choices, *((none,) if draft is None else draft.choices)]
 
 
 def _endpoint(settings: Settings) -> list[Choice]:

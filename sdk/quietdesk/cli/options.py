@@ -19,6 +19,10 @@ Model = Annotated[
         "--model", "-m", help="A model's name, the path of a GGUF file, or a server's address."
     ),
 ]
+DraftModel = Annotated[
+    str | None,
+    typer.Option("--draft-model", help="A small model of the same family that guesses ahead."),
+]
 Database = Annotated[
     str | None,
     typer.Option("--database", "-d", help="Path of the database, or its URL."),

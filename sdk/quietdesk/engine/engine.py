@@ -8,6 +8,7 @@ take 1.4 times as long.
 
 import atexit
 import contextlib
+import logging
 import threading
 import time
 from collections import deque
@@ -23,6 +24,7 @@ from quietdesk.engine.backend import ChatMessage
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
+from quietdesk.engine.draft_model import Asked, DraftModel
 from quietdesk.engine.metrics import EngineMetrics, Timings
 from quietdesk.engine.prefix_cache import WORTH_KEEPING, PrefixCache, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
@@ -51,6 +53,8 @@ READING_SHARE = 0.1
 IDLE_S = 2.0
 """Nothing to do for so long: time to write what a crash would cost."""
 
+_log = logging.getLogger("quietdesk")
+
 
 class Engine:
     """Runs many requests on one runner.
@@ -67,6 +71,7 @@ class Engine:
         parked_bytes: int = 512 * 2**20,
         n_draft: int = 12,
         states: StateKeeper | None = None,
+        open_draft: Callable[[Runner], DraftModel] | None = None,
         give_up: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -79,17 +84,20 @@ class Engine:
             parked_bytes: Memory for states of conversations that hold no slot.
             n_draft: Tokens guessed ahead by prompt look-up for a lone sequence; 0: none.
             states: Keeps states on disk; closed with the engine.
+            open_draft: Called after open_runner, on the engine's thread, with what that opened:
+                the model that guesses where look-up has no guess. It is closed with the engine.
             give_up: Has open_runner return or raise soon: nobody wants the runner any more.
             clock: Seconds; for tests.
 
         Raises:
-            Exception: what open_runner raises.
+            Exception: what open_runner or open_draft raises.
         """
         self._clock = clock
         self._n_prefill = n_prefill
         self._parked_bytes = parked_bytes
         self._n_draft = n_draft
         self._states = states
+        self._draft_model: DraftModel | None = None
         self._fetched: deque[tuple[Sequence, KeptState, bytes | None]] = deque()
         self._to_forget: deque[str] = deque()
         self._unsaved = False
@@ -113,7 +121,7 @@ class Engine:
         self._give_up = give_up
         self._opened: Future[Runner] = Future()
         self._thread = threading.Thread(
-            target=self._run, args=(open_runner,), name="quietdesk-engine", daemon=True
+            target=self._run, args=(open_runner, open_draft), name="quietdesk-engine", daemon=True
         )
         # When the interpreter exits, C++ destroys what llama.cpp computes with. A thread that is
         # still inside then reads freed memory, and the process ends with a segmentation fault.
@@ -323,6 +331,8 @@ class Engine:
             "decode_s": self._runner.evaluated_s,
             "busy_s": self._busy_s,
         }
+        if (draft_model := self._draft_model) is not None:
+            values["draft_model_s"] = draft_model.spent_s
         if self._states is not None:
             values |= {
                 "states_written": self._states.written,
@@ -369,8 +379,18 @@ class Engine:
         if reading:
             self._runner.abort()
 
-    def _open(self, open_runner: Callable[[], Runner]) -> Runner:
+    def _open(
+        self,
+        open_runner: Callable[[], Runner],
+        open_draft: Callable[[Runner], DraftModel] | None,
+    ) -> Runner:
         runner = self._runner = open_runner()
+        if open_draft is not None:
+            try:
+                self._draft_model = open_draft(runner)
+            except BaseException:
+                runner.close()
+                raise
         if not runner.can_trim:
             # A guess that comes false could not be taken out of the memory again.
             self._n_draft = 0
@@ -387,9 +407,13 @@ class Engine:
         )
         return runner
 
-    def _run(self, open_runner: Callable[[], Runner]) -> None:
+    def _run(
+        self,
+        open_runner: Callable[[], Runner],
+        open_draft: Callable[[Runner], DraftModel] | None,
+    ) -> None:
         try:
-            self._opened.set_result(self._open(open_runner))
+            self._opened.set_result(self._open(open_runner, open_draft))
         except BaseException as error:
             self._opened.set_exception(error)
         else:
@@ -439,6 +463,8 @@ class Engine:
             if error is None:
                 self._slots.save_all()
             self._states.close()
+        if self._draft_model is not None:
+            self._draft_model.close()
         self._runner.close()
 
     def _fail_running(self, error: Exception) -> None:
@@ -472,6 +498,7 @@ class Engine:
             self._start(self._scheduler.admit(swap.successor), now)
         while (admission := self._scheduler.next_admission(now)) is not None:
             self._start(admission, now)
+        self._guess_ahead()
         batch = self._scheduler.batch()
         if not batch.segments:
             self._reading_debt_s = 0.0
@@ -494,6 +521,7 @@ class Engine:
             if self._closing or any(by_slot[s.seq_id].cancelled for s in batch.prefill):
                 return
             self._in_decode = reading
+        started = self._clock()
         try:
             sampled = self._decode(batch)
         except AbortedError:
@@ -505,6 +533,7 @@ class Engine:
         finally:
             with self._wake:
                 self._in_decode = frozenset()
+        self._learn(batch, by_slot, sampled, self._clock() - started)
         self._deliver(batch, by_slot, sampled)
 
     def _decode(self, batch: Batch) -> list[list[int]]:
@@ -601,6 +630,7 @@ class Engine:
                 if sequence.owner == owner:
                     sequence.owner = ""
             self._slots.forget(owner)
+            self._forget_in_draft_model()
 
     # After a decode.
 
@@ -623,12 +653,15 @@ class Engine:
             self._note_content(sequence)
             return
         if segment.n_draft:
+            right = len(tokens) - 1
             self._counts["drafted_tokens"] += segment.n_draft
-            self._counts["accepted_tokens"] += len(tokens) - 1
-            if sequence.drafter is not None:
-                right = len(tokens) - 1
+            self._counts["accepted_tokens"] += right
+            if sequence.drafted_by_model:
+                self._counts["drafted_by_model"] += segment.n_draft
+                self._counts["accepted_by_model"] += right
+            elif sequence.drafter is not None:
                 sequence.drafter.learn(segment.n_draft, right, len(sequence.tokens) + right)
-            sequence.n_computed += len(tokens) - 1
+            sequence.n_computed += right
             if sequence.n_computed < segment.stop:
                 self._runner.remove(segment.seq_id, sequence.n_computed)
         if not sequence.n_generated:
@@ -641,7 +674,9 @@ class Engine:
         if self._n_draft and alone and sequence.state is State.RUNNING:
             # In a full batch a guess lengthens everybody's step; alone it shortens its own.
             sequence.drafter = sequence.drafter or Drafter(self._n_draft)
-            sequence.draft = sequence.drafter.guess(sequence.tokens)
+            room = sequence.room(self._runner.n_ctx)
+            sequence.draft = sequence.drafter.guess(sequence.tokens)[:room]
+            sequence.drafted_by_model = False
 
     def _checkpoint(self, sequence: Sequence) -> None:
         """Park the state at the prompt's end, where the next turn can start again."""
@@ -764,6 +799,66 @@ class Engine:
         self._cache.release(sequence.slot, content, passing=True)
         if sequence.n_computed < reading.stop:
             reading.start_over()
+
+    # The draft model.
+
+    def _guess_ahead(self) -> None:
+        """Have the draft model guess, where only a few generate and look-up has no guess."""
+        model, sequences = self._draft_model, self._scheduler.answering
+        if model is None or not 1 <= len(sequences) <= model.n_seq:
+            return
+        if any(sequence.draft or not sequence.is_decoding for sequence in sequences):
+            return
+        n_ctx = self._runner.n_ctx
+        asked = [
+            Asked(
+                sequence.id,
+                sequence.tokens,
+                sequence.room(n_ctx),
+                sequence.limits.max_tokens - sequence.n_generated,
+            )
+            for sequence in sequences
+        ]
+        try:
+            guesses = model.guess(asked)
+        except Exception as error:
+            self._drop_draft_model(model, error)
+            return
+        for sequence, draft in zip(sequences, guesses, strict=True):
+            sequence.draft, sequence.drafted_by_model = draft, True
+
+    def _learn(
+        self,
+        batch: Batch,
+        by_slot: dict[int, Sequence],
+        sampled: list[list[int]],
+        seconds: float,
+    ) -> None:
+        """Tell the draft model what a step took in which its guesses were verified, or none."""
+        if self._draft_model is None or batch.prefill:
+            return
+        if all(s.n_draft == 0 or by_slot[s.seq_id].drafted_by_model for s in batch.decode):
+            outcome = zip(batch.decode, sampled, strict=True)
+            self._draft_model.learn(seconds, [(s.n_draft, len(said) - 1) for s, said in outcome])
+
+    def _forget_in_draft_model(self) -> None:
+        if (model := self._draft_model) is not None:
+            try:
+                model.forget()
+            except Exception as error:
+                self._drop_draft_model(model, error)
+
+    def _drop_draft_model(self, model: DraftModel, error: Exception) -> None:
+        """Go on without it: no reply fails for a guess."""
+        self._draft_model = None
+        self._counts["draft_model_failures"] += 1
+        _log.warning(
+            "The draft model failed and is switched off; replies go on without it: %s: %s",
+            type(error).__name__,
+            error,
+        )
+        with contextlib.suppress(Exception):
+            model.close()
 
     # When a decode did not come to its end.
 

@@ -23,15 +23,14 @@ from numpy.typing import NDArray
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import DevicePlan
 from quietdesk.engine.offload import Gpu
-from quietdesk.engine.runner import AbortedError, ModelInfo
+from quietdesk.engine.runner import SPARE_OUTPUTS, AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
 from quietdesk.engine.threads import ThreadGovernor
+from quietdesk.engine.vocabulary import Vocabulary
 from quietdesk.errors import DecodeError, EngineClosedError, ModelFileError
 from quietdesk_models.errors import BadFileError
 from quietdesk_models.gguf import Header, read_model
 
-SPARE_OUTPUTS = 16
-"""Rows with scores beyond one per sequence: the drafted tokens of a lone sequence."""
 SCORED_ROWS = 32
 """Rows of a step that only reads a text: on a CPU as fast as longer steps, and soon over."""
 SCORED_ROWS_GPU = 256
@@ -194,6 +193,7 @@ class LlamaRunner:
             self._memory = llama_cpp.llama_get_memory(self._ctx)
             self._set_up()
             self._warm_up()
+            self._vocabulary_kind = header.vocabulary_kind
             self.info = self._read_info(path, header, name, plan)
             self.state_key = (
                 f"weights {header.fingerprint} {_sample(path)}; {header.quantisation}; "
@@ -401,6 +401,14 @@ class LlamaRunner:
         if known is None:
             known = self._ends[token] = bool(llama_cpp.llama_vocab_is_eog(self._vocab, token))
         return known
+
+    def vocabulary(self) -> Vocabulary:
+        """Every token, to compare it with another model's."""
+        texts = [
+            llama_cpp.llama_vocab_get_text(self._vocab, token) or b""
+            for token in range(self._n_vocab)
+        ]
+        return Vocabulary(self._vocabulary_kind, self._n_vocab, texts)
 
     # Samplers.
 

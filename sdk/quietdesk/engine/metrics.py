@@ -132,6 +132,7 @@ class EngineMetrics:
     """Rows evaluated, prompt and generated together."""
     generated_tokens: int
     drafted_tokens: int
+    """Tokens guessed ahead, by look-up and by a draft model."""
     accepted_tokens: int
     """Drafted tokens that sampling agreed with."""
     steps: int
@@ -145,6 +146,13 @@ class EngineMetrics:
     """Tokens that all slots together can hold; 0 where a server decides."""
     kv_cells_used: int = 0
     """Tokens that they hold."""
+    drafted_by_model: int = 0
+    """Drafted tokens that a draft model guessed; the others come from look-up."""
+    accepted_by_model: int = 0
+    draft_model_s: float = 0.0
+    """Spent in the draft model."""
+    draft_model_failures: int = 0
+    """1 where the draft model failed and was switched off; the log tells why."""
     queue_s: Distribution = Distribution()
     """From submission until the engine first worked on it, of all requests that started."""
     first_token_s: Distribution = Distribution()

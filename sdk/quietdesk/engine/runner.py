@@ -17,6 +17,10 @@ if TYPE_CHECKING:  # Naming the seam must not cost the import of numpy.
     from numpy.typing import NDArray
 
 
+SPARE_OUTPUTS = 16
+"""Rows from which tokens are sampled beyond one per sequence: what all guesses of a step may be."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What a model says of itself."""

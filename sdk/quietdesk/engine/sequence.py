@@ -59,6 +59,8 @@ class Sequence:
     last_token_at: float | None = None
     draft: tuple[int, ...] = ()
     """Guesses at the next tokens, to be verified in the next step."""
+    drafted_by_model: bool = False
+    """Whether a draft model made them, and not look-up."""
     reading: Reading | None = None
     """What is asked of it, where it is only read."""
     drafter: Drafter | None = None
@@ -83,6 +85,11 @@ class Sequence:
     def is_decoding(self) -> bool:
         """Whether it only waits for its next token: all but the last token are in the slot."""
         return self.n_todo == 1 and self.n_generated > 0
+
+    def room(self, n_ctx: int) -> int:
+        """Guesses that can be used: one token more is said than come true."""
+        left = min(self.limits.max_tokens - self.n_generated, n_ctx - len(self.tokens))
+        return max(0, left - 1)
 
     def usage(self) -> Usage:
         """What it cost so far."""
