@@ -24,6 +24,19 @@ Until = Callable[[Pilot[int], Callable[[], bool]], Awaitable[None]]
 Compare = Callable[..., bool]
 
 
+async def at_rest(pilot: Pilot[int]) -> None:
+    """Wait until the screen has been the same for a while; what is laid out late moves it."""
+    same, before = 0, ""
+    for _ in range(200):
+        await pilot.pause(0.1)
+        await pilot.pause()
+        now = pilot.app.export_screenshot()
+        same, before = (same + 1, before) if now == before else (0, now)
+        if same == 4:
+            return
+    raise AssertionError("the screen never came to rest")
+
+
 class Camera:
     """Compares the app with its picture once it has come to rest."""
 
@@ -41,11 +54,11 @@ class Camera:
     ) -> bool:
         async def settle(pilot: Pilot[int]) -> None:
             await self._until(pilot, lambda: app.session.phase is phase)
-            await pilot.pause(0.4)
+            await at_rest(pilot)
             for key in keys:
                 await pilot.press(key)
             await self._until(pilot, until)
-            await pilot.pause(0.4)
+            await at_rest(pilot)
 
         try:
             return self._compare(app, terminal_size=size, run_before=settle)
