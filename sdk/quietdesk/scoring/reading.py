@@ -117,43 +117,54 @@ class Reading:
         no other known language, there are such words for one in twelve, and they are more than
         twice the function words that only other languages have.
         """
-        return self._covered(self.customer | self.agent)
+        english, foreign, words, latin, other = self._customer_evidence + self._agent_evidence
+        plenty = (english >= 1) & (english * 12 >= words)
+        return plenty & (english > 2 * foreign) & (other * 9 <= latin)
 
     @cached_property
     def customer_english(self) -> BoolArray:
         """As `english`, and the customer's own words do not speak against it."""
-        return self.english & self._not_foreign(self.customer)
+        return self.english & _not_foreign(self._customer_evidence)
 
     @cached_property
     def agent_english(self) -> BoolArray:
         """As `english`, and the agents' own words do not speak against it."""
-        return self.english & self._not_foreign(self.agent)
+        return self.english & _not_foreign(self._agent_evidence)
 
-    def _covered(self, wanted: BoolArray) -> BoolArray:
-        english, foreign, words, latin, other = self._evidence(wanted)
-        plenty = (english >= 1) & (english * 12 >= words)
-        return plenty & (english > 2 * foreign) & (other * 9 <= latin)
+    @cached_property
+    def _customer_evidence(self) -> IntArray:
+        return self._evidence(self.customer)
 
-    def _not_foreign(self, wanted: BoolArray) -> BoolArray:
-        english, foreign, _, latin, other = self._evidence(wanted)
-        return (foreign <= 1 + english // 2) & (other * 9 <= latin)
+    @cached_property
+    def _agent_evidence(self) -> IntArray:
+        return self._evidence(self.agent)
 
-    def _evidence(self, wanted: BoolArray) -> tuple[IntArray, ...]:
+    def _evidence(self, wanted: BoolArray) -> IntArray:
+        """Words of English, of other languages, all, letters of Latin and of other scripts."""
+        return np.stack([self.sum(np.where(wanted, figure, 0)) for figure in self._figures])
+
+    @cached_property
+    def _figures(self) -> tuple[IntArray, ...]:
         seen = self.scan
-        figures = (
+        return (
             seen.count(Mark.ENGLISH),
             seen.count(Mark.FOREIGN),
             seen.n_words,
             seen.letters[:, 0],
             seen.letters[:, 1],
         )
-        return tuple(self.sum(np.where(wanted, figure, 0)) for figure in figures)
 
     def sum(self, figures: IntArray) -> IntArray:
         """Shape (n_conversations,): the sum of figures over each conversation's messages."""
         running = np.zeros(self.n + 1, np.int64)
         np.cumsum(figures, out=running[1:])
         return np.diff(running[self.conversations.offsets])
+
+
+def _not_foreign(evidence: IntArray) -> BoolArray:
+    english, foreign, _, latin, other = evidence
+    fine: BoolArray = (foreign <= 1 + english // 2) & (other * 9 <= latin)
+    return fine
 
 
 def reading(conversations: Conversations) -> Reading:
