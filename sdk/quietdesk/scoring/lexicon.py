@@ -89,6 +89,8 @@ def mask(*marks: Mark) -> np.uint64:
 
 _LONGER = np.uint64(1 << 63)
 """On a table's entry: some phrase begins so and goes on."""
+_INSIDE = np.uint64(1 << 62)
+"""On the entry of a word: some phrase has it behind its beginning."""
 _LEXICAL = mask(*(mark for mark in Mark if mark < Mark.ENGLISH))
 
 
@@ -125,49 +127,67 @@ class Lexicon:
 
     def __init__(self, phrases: Iterable[tuple[str, np.uint64]]) -> None:
         table: dict[int, int] = {}
+
+        def put(key: HashArray, value: np.uint64) -> None:
+            table[int(key[0])] = table.get(int(key[0]), 0) | int(value)
+
         for phrase, marks in phrases:
-            words = phrase.split()
-            assert 0 < len(words) <= MAX_WORDS, phrase
-            key = np.array([hash_word(words[0])], np.uint64)
-            for word in words[1:]:
-                table[int(key[0])] = table.get(int(key[0]), 0) | int(_LONGER)
-                key = join(key, np.array([hash_word(word)], np.uint64))
-            table[int(key[0])] = table.get(int(key[0]), 0) | int(marks)
+            first, *others = (np.array([hash_word(word)], np.uint64) for word in phrase.split())
+            assert len(others) < MAX_WORDS, phrase
+            key = first
+            for word in others:
+                put(key, _LONGER)
+                put(word, _INSIDE)
+                key = join(key, word)
+            put(key, marks)
         keys = sorted(table)
         self._keys = np.array(keys, np.uint64)
-        self._values = np.array([table[key] for key in keys], np.uint64)
+        self._entries = np.array([table[key] for key in keys], np.uint64)
         # Most words are in no phrase: 64 KiB tell so without a search.
         self._maybe = np.zeros(1 << 16, np.bool_)
         self._maybe[self._keys >> np.uint64(48)] = True
 
-    def find(self, words: HashArray, sentences: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    def entries(self, words: HashArray) -> HashArray:
+        """What the table has for each word by itself, for `find`; 0 for most.
+
+        Args:
+            words: Shape (n,): hashes, numbers as `NUMBER`.
+        """
+        found = np.zeros(len(words), np.uint64)
+        some = np.flatnonzero(self._maybe[words >> np.uint64(48)])
+        keys = words[some]
+        row = np.searchsorted(self._keys, keys)
+        row[row == len(self._keys)] = 0
+        found[some] = np.where(self._keys[row] == keys, self._entries[row], np.uint64(0))
+        return found
+
+    def find(
+        self, words: HashArray, sentences: npt.NDArray[np.int64], entries: HashArray
+    ) -> HashArray:
         """The marks of every phrase, at the word where it begins.
 
         Args:
             words: Shape (n,): hashes, numbers as `NUMBER`.
             sentences: Shape (n,): each word's sentence; a phrase stays inside one.
+            entries: Shape (n,): what `entries` gives for the words.
         """
-        marks = np.zeros(len(words), np.uint64)
-        places = np.arange(len(words))
-        keys = words
-        for length in range(1, MAX_WORDS + 1):
-            hit = np.flatnonzero(self._maybe[keys >> np.uint64(48)])
-            places, keys = places[hit], keys[hit]
-            row = np.searchsorted(self._keys, keys)
-            row[row == len(self._keys)] = 0
-            same = self._keys[row] == keys
-            places, keys, row = places[same], keys[same], row[same]
-            values = self._values[row]
-            marks[places] |= values
-            goes_on = ((values & _LONGER) != 0) & (places + length < len(words))
-            places, keys = places[goes_on], keys[goes_on]
+        marks = entries & ~(_LONGER | _INSIDE)
+        # Few words can begin a phrase and have one behind them that can go on with it.
+        places = np.flatnonzero((entries[:-1] >= _LONGER) & ((entries[1:] & _INSIDE) != 0))
+        keys = words[places]
+        for length in range(1, MAX_WORDS):
             ahead = places + length
-            together = sentences[ahead] == sentences[places]
-            places, keys = places[together], keys[together]
+            together = ahead < len(words)
+            together[together] = sentences[ahead[together]] == sentences[places[together]]
+            places, ahead = places[together], ahead[together]
             if not len(places):
                 break
-            keys = join(keys, words[places + length])
-        return marks & ~_LONGER
+            keys = join(keys[together], words[ahead])
+            values = self.entries(keys)
+            marks[places] |= values & ~(_LONGER | _INSIDE)
+            on = values >= _LONGER
+            places, keys = places[on], keys[on]
+        return marks
 
 
 @cache

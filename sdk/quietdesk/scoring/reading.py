@@ -118,8 +118,9 @@ class Reading:
         twice the function words that only other languages have.
         """
         english, foreign, words, latin, other = self._customer_evidence + self._agent_evidence
-        plenty = (english >= 1) & (english * 12 >= words)
-        return plenty & (english > 2 * foreign) & (other * 9 <= latin)
+        covered: BoolArray = (english >= 1) & (english * 12 >= words)
+        covered &= (english > 2 * foreign) & (other * 9 <= latin)
+        return covered
 
     @cached_property
     def customer_english(self) -> BoolArray:

@@ -5,7 +5,7 @@ computed here once per batch and shared. A word is a run of letters, digits and 
 number keeps its inner points, and everything is compared in lower case.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
@@ -23,7 +23,7 @@ BoolArray = npt.NDArray[np.bool_]
 
 N_GRAM_BUCKETS = 2048
 """Buckets that a text's character trigrams are hashed into for `similarity`."""
-_CHUNK_BYTES = 1 << 19
+_CHUNK_BYTES = 1 << 17
 """Texts are scanned in pieces of about this size, so that the arrays stay in the cache."""
 
 
@@ -52,6 +52,11 @@ class Texts:
         """How many texts there are."""
         return len(self.offsets) - 1
 
+    def column(self) -> pa.Array:
+        """The texts in Arrow, without a copy."""
+        buffers = [None, pa.py_buffer(self.offsets), pa.py_buffer(self.data)]
+        return pa.Array.from_buffers(pa.large_binary(), len(self), buffers)
+
     def part(self, start: int, stop: int) -> "Texts":
         """Texts start to stop, without a copy."""
         offsets = self.offsets[start : stop + 1]
@@ -61,7 +66,8 @@ class Texts:
 def _buffers(array: pa.Array) -> tuple[ByteArray, IntArray]:
     if not len(array):
         return np.zeros(0, np.uint8), np.zeros(1, np.int64)
-    kind = np.int64 if pa.types.is_large_string(array.type) else np.int32
+    large = pa.types.is_large_string(array.type) or pa.types.is_large_binary(array.type)
+    kind = np.int64 if large else np.int32
     _, places, values = array.buffers()
     offsets = np.frombuffer(places, kind)[array.offset : array.offset + len(array) + 1]
     data = np.zeros(0, np.uint8) if values is None else np.frombuffer(values, np.uint8)
@@ -120,7 +126,8 @@ class Scan:
 
     def count_where(self, words: BoolArray) -> IntArray:
         """Shape (n_texts,): how many of some words stand in each text."""
-        return np.bincount(self.text_of[words], minlength=len(self.texts)).astype(np.int64)
+        owner = self.text_of[np.flatnonzero(words)]
+        return np.bincount(owner, minlength=len(self.texts)).astype(np.int64)
 
     def has(self, *marks: Mark) -> BoolArray:
         """Shape (n_texts,): any of the marks stands in the text."""
@@ -171,11 +178,12 @@ def scan(texts: Texts) -> Scan:
     while cuts[-1] < n:
         goal = texts.offsets[cuts[-1]] + _CHUNK_BYTES
         cuts.append(max(cuts[-1] + 1, int(np.searchsorted(texts.offsets, goal, side="right")) - 1))
-    pieces = [_scan(texts.part(a, b)) for a, b in pairwise(cuts)]
+    memory = _Memory()
+    pieces = [_scan(texts.part(a, b), memory) for a, b in pairwise(cuts)]
     if len(pieces) == 1:
         return Scan(texts, *pieces[0])
     if not pieces:
-        return Scan(texts, *_scan(texts))
+        return Scan(texts, *_scan(texts, memory))
     columns = list(zip(*pieces, strict=True))
     words, stems, marks, offsets, sentences, negated, questions, shouts, letters, asked = columns
     shift = np.cumsum([0, *(int(piece[-1]) for piece in offsets[:-1])])
@@ -213,86 +221,133 @@ _Piece = tuple[
 
 
 @dataclass(frozen=True, slots=True)
-class _Tables:
-    lower: ByteArray
-    word: BoolArray
-    digit: BoolArray
-    ends: BoolArray
+class _Powers:
     power: HashArray
     inverse: HashArray
 
 
 @cache
-def _tables(n_bytes: int) -> _Tables:
-    lower = np.arange(256, dtype=np.uint8)
-    lower[ord("A") : ord("Z") + 1] += 32
-    word = np.zeros(256, np.bool_)
-    for first, last in (("A", "Z"), ("a", "z"), ("0", "9"), ("'", "'")):
-        word[ord(first) : ord(last) + 1] = True
-    word[128:] = True
-    digit = np.zeros(256, np.bool_)
-    digit[ord("0") : ord("9") + 1] = True
-    ends = np.zeros(256, np.bool_)
-    ends[[ord(c) for c in ".!?\n;"]] = True
+def _powers(n_bytes: int) -> _Powers:
     base = np.uint64(MULTIPLIER)
     back = np.uint64(pow(MULTIPLIER, -1, 2**64))
     ones = np.ones(1, np.uint64)
     power = np.multiply.accumulate(np.concatenate([ones, np.full(n_bytes, base, np.uint64)]))
     inverse = np.multiply.accumulate(np.concatenate([ones, np.full(n_bytes, back, np.uint64)]))
-    return _Tables(lower, word, digit, ends, power, inverse)
+    return _Powers(power, inverse)
 
 
-def _table_for(n_bytes: int) -> _Tables:
+def _powers_for(n_bytes: int) -> _Powers:
     size = 1 << 20
     while size < n_bytes:
         size *= 2
-    return _tables(size)
+    return _powers(size)
 
 
-def _scan(texts: Texts) -> _Piece:
+def _is(data: ByteArray, signs: str) -> BoolArray:
+    """Which bytes are one of some ASCII signs."""
+    found: BoolArray = data == ord(signs[0])
+    for sign in signs[1:]:
+        found |= data == ord(sign)
+    return found
+
+
+def _between(data: ByteArray, first: str, last: str) -> BoolArray:
+    """Which bytes are an ASCII sign from first to last."""
+    # What is less than the first one wraps around and is large.
+    found: BoolArray = data - np.uint8(ord(first)) <= ord(last) - ord(first)
+    return found
+
+
+def _lower(raw: ByteArray) -> ByteArray:
+    capital = _between(raw, "A", "Z").view(np.uint8)
+    lower: ByteArray = raw + capital * np.uint8(32)
+    return lower
+
+
+class _Memory:
+    """What was found out about the last word of each slot: few words make up most of a log."""
+
+    def __init__(self) -> None:
+        # No key is in its own slot, so that no slot seems to be filled.
+        self._keys = np.full(1 << 16, np.uint64(2**64 - 1))
+        self._keys[-1] = 0
+        self._stems = np.zeros(1 << 16, np.uint64)
+        self._entries = np.zeros(1 << 16, np.uint64)
+
+    def recall(
+        self, words: HashArray, look: Callable[[IntArray], tuple[HashArray, HashArray]]
+    ) -> tuple[HashArray, HashArray]:
+        """The stem and the lexicon's entry of each word.
+
+        Args:
+            words: Shape (n,): hashes.
+            look: Gives both for the words at some places.
+        """
+        slots = (words >> np.uint64(48)).view(np.int64)
+        stems, entries = self._stems[slots], self._entries[slots]
+        new = np.flatnonzero(self._keys[slots] != words)
+        if len(new):
+            stems[new], entries[new] = look(new)
+            slots = slots[new]
+            self._keys[slots] = words[new]
+            self._stems[slots], self._entries[slots] = stems[new], entries[new]
+        return stems, entries
+
+
+def _scan(texts: Texts, memory: _Memory) -> _Piece:
     raw, offsets = texts.data, texts.offsets
-    table = _table_for(len(raw))
-    data = np.take(table.lower, raw)
-    word = np.take(table.word, raw)
-    plain = not (raw >= 128).any()
+    powers = _powers_for(len(raw))
+    data = _lower(raw)
+    plain = not len(raw) or int(raw.max()) < 128
+    letter, digit = _between(data, "a", "z"), _between(data, "0", "9")
+    word = letter | digit
+    word |= data == ord("'")
     if not plain:
+        word |= data >= 128
         _part_words_at_signs(data, word)
     first = np.zeros(len(data) + 1, np.bool_)
     first[offsets] = True
-    _keep_numbers_whole(data, word, first, table.digit)
+    places = np.flatnonzero(_is(data, ".,:;!?\n"))
+    kinds = data[places]
+    _keep_numbers_whole(places[_is(kinds, ".,:")], word, first, digit)
 
-    before = np.zeros(len(data), np.bool_)
-    before[1:] = word[:-1]
-    starts = np.flatnonzero(word & (~before | first[:-1]))
-    after = np.zeros(len(data), np.bool_)
-    after[:-1] = word[1:]
-    ends = np.flatnonzero(word & (~after | first[1:])) + 1
-
-    sums = np.zeros(len(data) + 1, np.uint64)
-    np.cumsum(table.power[: len(data)] * data, out=sums[1:])
-    at_start, unit = sums[starts], table.inverse[starts]
-    words = mix((sums[ends] - at_start) * unit)
-    stems = mix((sums[_stem_ends(data, starts, ends)] - at_start) * unit)
+    # Whether a byte goes on with the word of the byte before.
+    follows = np.zeros(len(data) + 1, np.bool_)
+    if len(data):
+        np.logical_and(word[:-1], word[1:], out=follows[1:-1])
+        follows[offsets] = False
+    starts = np.flatnonzero(word & ~follows[:-1])
+    ends = np.flatnonzero(word & ~follows[1:]) + 1
     word_offsets = np.searchsorted(starts, offsets).astype(np.int64)
 
-    stop = np.take(table.ends, data) & ~word
-    begins = first[:-1].copy()
-    if len(begins):
-        begins[1:] |= stop[:-1]
-    numbers = np.cumsum(begins, dtype=np.int32)
-    sentence_of = numbers[starts].astype(np.int64)
-    looked_up = np.where(np.take(table.digit, data[starts]), NUMBER, words)
-    marks = english().find(looked_up, sentence_of)
+    sums = np.zeros(len(data) + 1, np.uint64)
+    np.cumsum(powers.power[: len(data)] * data, out=sums[1:])
+    at_start, unit = sums[starts], powers.inverse[starts]
+    words = mix((sums[ends] - at_start) * unit)
+    numeric = digit[starts]
+    looked_up = np.where(numeric, NUMBER, words)
+
+    def look(new: IntArray) -> tuple[HashArray, HashArray]:
+        stem_ends = _stem_ends(data, starts[new], ends[new])
+        stems = mix((sums[stem_ends] - at_start[new]) * unit[new])
+        return stems, english().entries(looked_up[new])
+
+    stems, entries = memory.recall(words, look)
+    bounds = np.searchsorted(places, offsets)
+    stop = np.flatnonzero(~_is(kinds, ",:") & ~word[places])
+    sentence_of, asked = _sentences(
+        word_offsets,
+        np.searchsorted(starts, places[stop]),
+        np.repeat(word_offsets[:-1], np.diff(bounds))[stop],
+        kinds[stop] == ord("?"),
+    )
+    marks = english().find(looked_up, sentence_of, entries)
     negated = _negated((marks & Mark.NEGATION.bit) != 0, sentence_of)
 
-    is_question = data == ord("?")
-    questions = _tally(is_question, offsets)
-    shouts = _tally(data == ord("!"), offsets)
+    questions = _tally(kinds == ord("?"), bounds)
+    shouts = _tally(kinds == ord("!"), bounds)
     if not plain:
         questions += _tally(_runs(data, 0xEF, 0xBC, 0x9F) | _runs(data, 0xD8, 0x9F), offsets)
-    in_question = np.zeros(int(numbers[-1]) + 1 if len(numbers) else 1, np.bool_)
-    in_question[numbers[is_question]] = True
-    asked = in_question[sentence_of]
     return (
         words,
         stems,
@@ -302,20 +357,17 @@ def _scan(texts: Texts) -> _Piece:
         negated,
         questions,
         shouts,
-        _letters(data, offsets, plain),
+        _letters(data, letter, offsets, plain),
         asked,
     )
 
 
 def _keep_numbers_whole(
-    data: ByteArray, word: BoolArray, first: BoolArray, digit: BoolArray
+    places: IntArray, word: BoolArray, first: BoolArray, digit: BoolArray
 ) -> None:
     """A point, comma or colon between two digits belongs to the number."""
-    if len(data) < 3:
-        return
-    inner = np.flatnonzero((data == ord(".")) | (data == ord(",")) | (data == ord(":")))
-    inner = inner[(inner > 0) & (inner < len(data) - 1)]
-    whole = digit[data[inner - 1]] & digit[data[inner + 1]]
+    inner = places[(places > 0) & (places < len(word) - 1)]
+    whole = digit[inner - 1] & digit[inner + 1]
     whole &= ~first[inner] & ~first[inner + 1]
     word[inner[whole]] = True
 
@@ -346,8 +398,32 @@ def _runs(data: ByteArray, *pattern: int) -> BoolArray:
 
 
 def _tally(hits: BoolArray, offsets: IntArray) -> IntArray:
-    places = np.flatnonzero(hits)
-    return np.diff(np.searchsorted(places, offsets)).astype(np.int64)
+    """How many hits lie in each piece."""
+    running = np.zeros(len(hits) + 1, np.int64)
+    np.cumsum(hits, out=running[1:])
+    return np.diff(running[offsets])
+
+
+def _sentences(
+    word_offsets: IntArray, stops: IntArray, begins: IntArray, questions: BoolArray
+) -> tuple[IntArray, BoolArray]:
+    """The number of each word's sentence, and whether a question mark ends it.
+
+    Args:
+        word_offsets: Shape (n_texts + 1,).
+        stops: Shape (n,): how many words there are before each sign that ends a sentence.
+        begins: Shape (n,): how many there are before its text.
+        questions: Shape (n,): the sign is a question mark.
+    """
+    new = np.zeros(int(word_offsets[-1]) + 1, np.bool_)
+    new[word_offsets] = True
+    new[stops] = True
+    sentence_of: IntArray = np.cumsum(new[:-1], dtype=np.int64)
+    # The first sign after a word ends its sentence; those behind it end none.
+    ends = (stops > begins) & (np.diff(stops, prepend=-1) > 0)
+    asked: BoolArray = np.zeros(len(new) + 1, np.bool_)
+    asked[sentence_of[stops[ends & questions] - 1]] = True
+    return sentence_of, asked[sentence_of]
 
 
 def _stem_ends(data: ByteArray, starts: IntArray, ends: IntArray) -> IntArray:
@@ -369,20 +445,21 @@ def _stem_ends(data: ByteArray, starts: IntArray, ends: IntArray) -> IntArray:
 
 def _negated(negation: BoolArray, sentence_of: IntArray) -> BoolArray:
     result = np.zeros(len(negation), np.bool_)
+    places = np.flatnonzero(negation)
     for step in (1, 2, 3):
-        if len(negation) > step:
-            result[step:] |= negation[:-step] & (sentence_of[step:] == sentence_of[:-step])
+        places = places[places + step < len(negation)]
+        result[(places + step)[sentence_of[places + step] == sentence_of[places]]] = True
     return result
 
 
-def _letters(data: ByteArray, offsets: IntArray, plain: bool) -> IntArray:
-    latin = (data >= ord("a")) & (data <= ord("z"))
+def _letters(data: ByteArray, letter: BoolArray, offsets: IntArray, plain: bool) -> IntArray:
+    latin = letter
     result = np.zeros((len(offsets) - 1, 2), np.int64)
     if not plain:
         following = np.zeros(len(data), np.uint8)
         following[:-1] = data[1:]
         vietnamese = (data == 0xE1) & (following >= 0xB8) & (following <= 0xBB)
-        latin |= ((data >= 0xC3) & (data <= 0xC9)) | vietnamese
+        latin = letter | ((data >= 0xC3) & (data <= 0xC9)) | vietnamese
         other = ((data >= 0xCD) & (data <= 0xDF)) | ((data >= 0xE0) & (data <= 0xED))
         other &= ~vietnamese & (data != 0xE2)
         other &= ~((data == 0xE3) & (following == 0x80))
@@ -393,11 +470,11 @@ def _letters(data: ByteArray, offsets: IntArray, plain: bool) -> IntArray:
 
 def _digest(words: HashArray, offsets: IntArray) -> HashArray:
     """One hash per piece, in order: a polynomial in the words."""
-    table = _table_for(len(words))
+    powers = _powers_for(len(words))
     sums = np.zeros(len(words) + 1, np.uint64)
-    np.cumsum(table.power[: len(words)] * words, out=sums[1:])
+    np.cumsum(powers.power[: len(words)] * words, out=sums[1:])
     starts, ends = offsets[:-1], offsets[1:]
-    return mix((sums[ends] - sums[starts]) * table.inverse[starts])
+    return mix((sums[ends] - sums[starts]) * powers.inverse[starts])
 
 
 def similarity(texts: Texts, left: IntArray, right: IntArray) -> npt.NDArray[np.float64]:
@@ -418,35 +495,38 @@ def similarity(texts: Texts, left: IntArray, right: IntArray) -> npt.NDArray[np.
     if not len(left):
         return result
     per_part = 512
+    column = texts.column()
     # Pairs stand close together in a log, so parts of the texts in order hold most pairs whole.
     order = np.argsort(left, kind="stable")
     for begin in range(0, len(order), per_part):
         pairs = order[begin : begin + per_part]
         chosen = np.unique(np.concatenate([left[pairs], right[pairs]]))
-        grams = _grams(texts, chosen)
-        a = grams[np.searchsorted(chosen, left[pairs])]
-        b = grams[np.searchsorted(chosen, right[pairs])]
-        both = np.bitwise_count(a & b).sum(axis=1, dtype=np.int64)
+        grams = _grams(*_buffers(column.take(pa.array(chosen))))
+        a, b = np.searchsorted(chosen, left[pairs]), np.searchsorted(chosen, right[pairs])
+        both = np.bitwise_count(grams[a] & grams[b]).sum(axis=1, dtype=np.int64)
         sizes = np.bitwise_count(grams).sum(axis=1, dtype=np.int64)
-        under = sizes[np.searchsorted(chosen, left[pairs])]
-        under = under + sizes[np.searchsorted(chosen, right[pairs])]
+        under = sizes[a] + sizes[b]
         result[pairs] = np.where(under > 0, 2.0 * both / np.maximum(under, 1), 0.0)
     return result
 
 
-def _grams(texts: Texts, chosen: IntArray) -> npt.NDArray[np.uint64]:
-    """Which trigram buckets each chosen text has: a byte per bucket, eight to a word."""
-    table = _table_for(1)
-    sizes = texts.offsets[chosen + 1] - texts.offsets[chosen]
-    ends = np.cumsum(sizes)
-    owner = np.repeat(np.arange(len(chosen)), sizes)
-    place = np.arange(int(ends[-1])) + (texts.offsets[chosen] - (ends - sizes))[owner]
-    raw = texts.data[place]
-    data = np.where(table.word[raw], table.lower[raw], np.uint8(32)).astype(np.uint32)
-    seen = np.zeros((len(chosen), N_GRAM_BUCKETS), np.uint8)
+def _grams(raw: ByteArray, offsets: IntArray) -> npt.NDArray[np.uint64]:
+    """Which trigram buckets each text has: a bit per bucket, 64 to an integer."""
+    n = len(offsets) - 1
+    data = _lower(raw)
+    word = _between(data, "a", "z") | _between(data, "0", "9")
+    word |= data == ord("'")
+    word |= data >= 128
+    seen = np.zeros(n * N_GRAM_BUCKETS + 1, np.uint8)
     if len(data) >= 3:
-        code = (data[:-2] << np.uint32(16)) | (data[1:-1] << np.uint32(8)) | data[2:]
-        bucket = (code * np.uint32(0x9E3779B1)) >> np.uint32(32 - 11)
-        whole = owner[2:] == owner[:-2]
-        seen[owner[2:][whole], bucket[whole]] = 1
-    return seen.view(np.uint64)
+        # The product of the three bytes in one integer and a constant, 32 bits of it.
+        spread = np.where(word, data, np.uint8(32)) * np.uint32(0x9E3779B1)
+        bucket = (spread[:-2] << np.uint32(16)) + (spread[1:-1] << np.uint32(8)) + spread[2:]
+        bucket >>= np.uint32(32 - 11)
+        place = np.repeat(np.arange(n) * N_GRAM_BUCKETS, np.diff(offsets))[:-2] + bucket
+        # What would run over the end of its text goes where nobody looks.
+        over = np.concatenate([offsets[1:] - 1, offsets[1:] - 2])
+        place[over[(over >= 0) & (over < len(place))]] = n * N_GRAM_BUCKETS
+        seen[place] = 1
+    bits = np.packbits(seen[:-1].reshape(n, N_GRAM_BUCKETS), axis=1)
+    return bits.view(np.uint64)
