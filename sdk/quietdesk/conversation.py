@@ -8,15 +8,15 @@ wait for the engine without one.
 import asyncio
 import secrets
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Literal, Protocol, TypedDict, Unpack
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from quietdesk.config import Generation, Settings
+from quietdesk.config import TRUNCATION, Generation, Settings
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.schema.grammar import as_json_schema, schema_grammar
@@ -62,19 +62,36 @@ _LATER: Literal[_After.LATER] = _After.LATER
 
 
 class ReplyOptions(TypedDict, total=False):
-    """What can be set for one reply; what is left out comes from the settings."""
+    """What can be set for one reply; what is left out comes from the settings.
+
+    `quietdesk.config.Generation` has what each field down to `seed` means, and its range.
+    """
 
     max_tokens: int
+    stop: Sequence[str]
+    stop_tokens: Collection[int]
+    ignore_end: bool
     temperature: float
     top_k: int
     top_p: float
     min_p: float
+    typical_p: float
     repeat_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    penalty_last_n: int
+    dry_multiplier: float
+    dry_base: float
+    dry_allowed_length: int
+    dry_penalty_last_n: int
+    dry_sequence_breakers: Sequence[str]
+    mirostat_tau: float
+    mirostat_eta: float
+    logit_bias: Mapping[int, float]
+    grammar: str
     seed: int
     schema: type[BaseModel] | Mapping[str, Any]
     """The reply is JSON that validates; `Reply.parsed` has the value."""
-    stop: Sequence[str]
-    """Strings that end the reply and are not part of it."""
     priority: int
     """Higher goes first."""
     deadline_s: float
@@ -484,13 +501,14 @@ class Conversation:
             generation.max_tokens,
             continues=begun is not None,
         )
-        sampling = _sampling(generation)
+        sampling = Sampling.of(generation)
         if (schema := options.get("schema")) is not None:
-            if begun is not None:
-                raise UsageError("A cut reply cannot be gone on with by a schema; ask again.")
             sampling = replace(sampling, grammar=schema_grammar(as_json_schema(schema)))
             reply.schema = schema
-        limits = Limits(generation.max_tokens, (*fitted.stop, *options.get("stop", ())))
+        if begun is not None and sampling.grammar:
+            kept = "grammar" if schema is None else "schema"
+            raise UsageError(f"A cut reply cannot be gone on with by a {kept}; ask again.")
+        limits = Limits.of(generation, fitted.stop)
         draft = Message(
             id=reply.id,
             author=Author.BOT,
@@ -550,30 +568,15 @@ def _generation(settings: Settings, options: ReplyOptions) -> Generation:
     for name in options:
         if name not in known:
             raise UnknownNameError("option", name, known)
-    if isinstance(options.get("stop"), str) or "" in options.get("stop", ()):
-        raise UsageError(f"stop is a list of strings, none empty; got {options['stop']!r}.")
     asked = {name: value for name, value in options.items() if name in Generation.model_fields}
-    values = {name: getattr(settings, name) for name in Generation.model_fields}
-    try:
-        generation = Generation.model_validate({**values, **asked})
-    except ValidationError as error:
-        problem = error.errors()[0]
-        raise UsageError(
-            f"Bad value {problem['input']!r} for {problem['loc'][0]!r}: {problem['msg']}."
-        ) from None
+    if options.get("schema") is not None:
+        if asked.get("grammar"):
+            raise UsageError("A reply keeps to a schema or to a grammar: leave one of them out.")
+        asked["grammar"] = ""
+    given = settings.model_fields_set & Generation.model_fields.keys()
+    if asked.get("mirostat_tau"):
+        given -= TRUNCATION.keys()
+    generation = Generation.checked({name: getattr(settings, name) for name in given} | asked)
     if generation.seed is None:
-        generation = generation.model_copy(update={"seed": secrets.randbits(32)})
+        generation = generation.model_copy(update={"seed": secrets.randbelow(2**32 - 1)})
     return generation
-
-
-def _sampling(generation: Generation) -> Sampling:
-    if generation.temperature == 0.0:
-        return Sampling(repeat_penalty=generation.repeat_penalty)
-    return Sampling(
-        temperature=generation.temperature,
-        top_k=generation.top_k,
-        top_p=generation.top_p,
-        min_p=generation.min_p,
-        repeat_penalty=generation.repeat_penalty,
-        seed=generation.seed or 0,
-    )

@@ -42,6 +42,8 @@ def recipe_of(
         sampling=_changed(sampling),
         max_tokens=limits.max_tokens,
         stop=limits.stop,
+        stop_tokens=tuple(sorted(limits.stop_tokens)),
+        ignore_end=limits.ignore_end,
         prompt_tokens=len(prompt),
         prompt_sha256=prompt_digest(prompt),
         continues=continues,
@@ -55,13 +57,34 @@ def prompt_digest(tokens: Sequence[int]) -> str:
 
 
 def sampling_of(recipe: Recipe) -> Sampling:
-    """How tokens were chosen."""
+    """How tokens were chosen.
+
+    Raises:
+        UsageError: what was recorded is out of the ranges of today.
+    """
     given: dict[str, Any] = dict(recipe.sampling)
     if "logit_bias" in given:
         given["logit_bias"] = tuple(
             (int(token), float(bias)) for token, bias in given["logit_bias"]
         )
+    if "dry_sequence_breakers" in given:
+        given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
     return Sampling(**given)
+
+
+def limits_of(recipe: Recipe, max_tokens: int | None = None) -> Limits:
+    """When it ended.
+
+    Args:
+        recipe: How it was made.
+        max_tokens: Tokens at most; the recorded number if None.
+    """
+    return Limits(
+        max_tokens or recipe.max_tokens,
+        recipe.stop,
+        frozenset(recipe.stop_tokens),
+        recipe.ignore_end,
+    )
 
 
 def differences(recorded: Recipe, now: Recipe) -> list[Difference]:
@@ -97,10 +120,12 @@ def _told(recipe: Recipe, name: str) -> str:
 
 
 def _changed(sampling: Sampling) -> dict[str, Any]:
-    """The fields that are not neutral."""
+    """The fields that are not neutral, as JSON."""
     found = {}
     for field in fields(sampling):
         value = getattr(sampling, field.name)
         if field.default is MISSING or value != field.default:
-            found[field.name] = value
+            found[field.name] = list(value) if isinstance(value, tuple) else value
+    if sampling.logit_bias:
+        found["logit_bias"] = [list(pair) for pair in sampling.logit_bias]
     return found

@@ -14,7 +14,7 @@ from quietdesk.conversation import FittedPrompt, PromptWindow
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import UsageError
-from quietdesk.recipe import Difference, differences, recipe_of, sampling_of
+from quietdesk.recipe import Difference, differences, limits_of, recipe_of, sampling_of
 from quietdesk.store.base import ROOT, Store
 from quietdesk.types import Author, FinishReason, Frozen, Message, Recipe
 
@@ -88,14 +88,12 @@ def replay(
     fitted, begun = _prompt(store, conversation_id, reply, recipe, window)
     sampling = sampling_of(recipe)
     cut = reply.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH)
-    most = len(recipe.tokens) if cut and recipe.tokens else recipe.max_tokens
-    limits = Limits(most, recipe.stop)
+    limits = limits_of(recipe, len(recipe.tokens) if cut else None)
     now, tokens = _say(engine, fitted.tokens, sampling, limits, fitted.messages)
     said = reply.text.removeprefix(begun)
     if cut:
         now = now[: len(said)]
-    limits = Limits(recipe.max_tokens, recipe.stop)
-    present = recipe_of(engine.model, fitted.tokens, sampling, limits)
+    present = recipe_of(engine.model, fitted.tokens, sampling, limits_of(recipe))
     greedy = sampling.temperature == 0.0
     first_token = None
     if said != now and recipe.tokens and tokens:
@@ -190,7 +188,12 @@ def _comes(
     engine: Backend, before: Sequence[int], token: int, by: float, sampling: Sampling
 ) -> bool:
     """Whether a token is the next one with its logit raised."""
-    raised = replace(sampling, logit_bias=(*sampling.logit_bias, (token, by)))
+    bias = dict(sampling.logit_bias)
+    bias[token] = bias.get(token, 0.0) + by
+    try:
+        raised = replace(sampling, logit_bias=tuple(bias.items()))
+    except UsageError:
+        return False  # It cannot be raised further.
     return _say(engine, before, raised, Limits(1))[1] == [token]
 
 

@@ -211,6 +211,10 @@ class Recipe(Frozen):
     max_tokens: int
     stop: tuple[str, ...] = ()
     """Strings that ended it."""
+    stop_tokens: tuple[int, ...] = ()
+    """Ids of tokens that ended it, ascending, besides the model's own end token."""
+    ignore_end: bool = False
+    """Whether it went on after the model's own end token."""
     prompt_tokens: int
     prompt_sha256: str
     """Of the prompt's token ids, four bytes each, the lowest first."""

@@ -597,13 +597,13 @@ def test_the_key_comes_from_the_settings_or_the_keyring_and_is_never_shown(
 @pytest.mark.parametrize("kind", Kind)
 def test_what_a_kind_of_server_lacks_is_refused_and_neutral_values_pass(kind: Kind) -> None:
     changed: dict[str, Any] = {
-        "top_k": 5, "min_p": 0.1, "typical_p": 0.5, "repeat_penalty": 1.1, "dry_multiplier": 0.5,
-        "mirostat_tau": 3.0, "grammar": 'root ::= "a"',
+        "top_k": 5, "min_p": 0.1, "typical_p": 0.5, "repeat_penalty": 1.1, "penalty_last_n": 77,
+        "dry_multiplier": 0.5, "mirostat_tau": 3.0, "grammar": 'root ::= "a"',
     }  # fmt: skip
     plain = body(kind, "x", Sampling(), Limits(), ())
     assert plain["temperature"] == 0.0
     for name, value in changed.items():
-        sampling = Sampling(**{name: value})
+        sampling = Sampling(temperature=1.0, **{name: value})
         if name in unsupported(kind):
             with pytest.raises(UnsupportedOptionError) as refused:
                 body(kind, "x", sampling, Limits(), ())
@@ -616,6 +616,47 @@ def test_what_a_kind_of_server_lacks_is_refused_and_neutral_values_pass(kind: Ki
             body(kind, "x", Sampling(), ignoring, ())
     else:
         assert body(kind, "x", Sampling(), ignoring, ())["ignore_eos"] is True
+
+
+def test_dry_is_sent_whole_to_llama_server() -> None:
+    own = {"dry_multiplier": 0.5, "dry_base": 2.0, "dry_allowed_length": 3}
+    own |= {"dry_penalty_last_n": 99}
+    sampling = Sampling(**own, dry_sequence_breakers=("\n", "END"))  # type: ignore[arg-type]
+    sent = body(Kind.LLAMA_SERVER, "x", sampling, Limits(), ())
+    assert own.items() <= sent.items()
+    assert list(sent["dry_sequence_breakers"]) == ["\n", "END"]  # type: ignore[arg-type]
+    assert "dry_base" not in body(Kind.LLAMA_SERVER, "x", Sampling(), Limits(), ())
+    with pytest.raises(UnsupportedOptionError, match="want at least one"):
+        none = Sampling(dry_multiplier=0.5, dry_sequence_breakers=())
+        body(Kind.LLAMA_SERVER, "x", none, Limits(), ())
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "value"),
+    [
+        (Kind.LLAMA_SERVER, "repeat_penalty", 1.1),
+        (Kind.LLAMA_SERVER, "dry_multiplier", 0.5),
+        (Kind.LLAMA_CPP_PYTHON, "temperature", 0.7),
+    ],
+)
+def test_what_a_server_silently_drops_with_mirostat_is_refused(
+    kind: Kind, name: str, value: float
+) -> None:
+    sampling = Sampling(**{"temperature": 1.0, "mirostat_tau": 3.0, name: value})  # type: ignore[arg-type]
+    with pytest.raises(UnsupportedOptionError) as refused:
+        body(kind, "x", sampling, Limits(), ())
+    assert refused.value.option == name
+
+
+def test_a_look_back_over_all_is_as_long_as_the_servers_context(
+    server: Scripted, open_remote: Open
+) -> None:
+    assert Sampling(penalty_last_n=-1, dry_penalty_last_n=-1).within(99) == Sampling(
+        penalty_last_n=99, dry_penalty_last_n=99
+    )
+    with pytest.raises(UnsupportedOptionError) as refused:
+        ask(open_remote(), sampling=Sampling(repeat_penalty=1.0, penalty_last_n=-1))
+    assert refused.value.option == "penalty_last_n"
 
 
 @given(st.text(max_size=200), st.text(max_size=200))

@@ -29,7 +29,7 @@ from quietdesk.engine.metrics import EngineMetrics, Timings
 from quietdesk.engine.prefix_cache import WORTH_KEEPING, PrefixCache, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
 from quietdesk.engine.runner import AbortedError, ModelInfo, Runner
-from quietdesk.engine.sampling import Limits, Sampling
+from quietdesk.engine.sampling import Limits, Sampling, check_tokens
 from quietdesk.engine.scheduler import Admission, Scheduler
 from quietdesk.engine.sequence import Sequence, State
 from quietdesk.engine.slots import Slots
@@ -185,7 +185,7 @@ class Engine:
             owner: Whose words they are. Only what has an owner is kept on disk.
 
         Raises:
-            UsageError: an empty prompt.
+            UsageError: an empty prompt, or a token that the model does not have.
             ContextError: the prompt fills the context.
             QueueFullError: too many requests wait; nothing was started.
             EngineClosedError: the engine is closed.
@@ -195,6 +195,8 @@ class Engine:
             raise UsageError("A prompt needs at least one token; this one has none.")
         if len(prompt) >= self._runner.n_ctx:
             raise ContextError("The prompt", len(prompt), self._runner.n_ctx - 1)
+        sampling, limits = sampling or Sampling(), limits or Limits()
+        check_tokens(sampling, limits, self.model.n_vocab)
         return self._accept(prompt, sampling, limits, priority, deadline_s, owner=owner)
 
     def read_logprobs(

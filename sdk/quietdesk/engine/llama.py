@@ -38,6 +38,8 @@ SCORED_BYTES = 32 * 2**20
 """Memory for these scores, at most."""
 NARROW_ROWS = 8
 """Rows whose probabilities are summed at once, so that temporary arrays fit a processor's cache."""
+DRY_SAMPLERS = 8
+"""Sets of DRY's parameters for which a sampler is kept to be copied."""
 CANDIDATE_MARGIN = 16.0
 """Logits further below the best than this hold e^-16 of its probability each; see `_candidates`."""
 
@@ -298,6 +300,7 @@ class LlamaRunner:
         self._pieces: dict[int, bytes] = {}
         self._ends: dict[int, bool] = {}
         self._samplers: dict[int, _Sampler] = {}
+        self._dry_samplers: dict[tuple[Any, ...], Any] = {}
         self._next_sampler = 0
         self._window = llama_cpp.llama_model_n_swa(self._model)
         self.can_trim = not (
@@ -414,11 +417,32 @@ class LlamaRunner:
 
     def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
         """A fresh sampler's number; see `Runner.open_sampler`."""
+        sampling = sampling.within(self.n_ctx)
+        dry = self._dry(sampling) if sampling.dry_multiplier else None
         self._next_sampler += 1
         self._samplers[self._next_sampler] = _Sampler(
-            sampling, prompt, self._vocab, self._n_vocab, self.piece
+            sampling, prompt, self._vocab, self._n_vocab, self.piece, dry
         )
         return self._next_sampler
+
+    def _dry(self, s: Sampling) -> Any:
+        """A DRY sampler that has seen nothing.
+
+        Looking through the vocabulary for the sequence breakers takes some 20 ms, for which every
+        conversation would wait; a copy of one that has looked takes some microseconds.
+        """
+        own = s.dry_multiplier, s.dry_base, s.dry_allowed_length, s.dry_penalty_last_n
+        key = *own, s.dry_sequence_breakers
+        if key not in self._dry_samplers:
+            if len(self._dry_samplers) >= DRY_SAMPLERS:
+                oldest = next(iter(self._dry_samplers))
+                llama_cpp.llama_sampler_free(self._dry_samplers.pop(oldest))
+            breakers = [text.encode() for text in s.dry_sequence_breakers]
+            array = (ctypes.c_char_p * len(breakers))(*breakers)
+            self._dry_samplers[key] = llama_cpp.llama_sampler_init_dry(
+                self._vocab, *own, array, len(breakers)
+            )
+        return llama_cpp.llama_sampler_clone(self._dry_samplers[key])
 
     def close_sampler(self, sampler: int) -> None:
         """Free a sampler."""
@@ -574,6 +598,9 @@ class LlamaRunner:
         for sampler in getattr(self, "_samplers", {}).values():
             sampler.close()
         self._samplers = {}
+        for dry in getattr(self, "_dry_samplers", {}).values():
+            llama_cpp.llama_sampler_free(dry)
+        self._dry_samplers = {}
         if self._ctx:
             llama_cpp.llama_free(self._ctx)
             self._ctx = None
@@ -623,6 +650,7 @@ class _Sampler:
         vocab: Any,
         n_vocab: int,
         piece: Callable[[int], bytes],
+        dry: Any,
     ) -> None:
         self._sampling = sampling
         self._piece = piece
@@ -638,14 +666,15 @@ class _Sampler:
             llama_cpp.llama_sampler_chain_default_params()
         )
         try:
-            for part in _parts(sampling, vocab, n_vocab):
+            for part in _parts(sampling, n_vocab, dry):
                 llama_cpp.llama_sampler_chain_add(self._chain, part)
         except BaseException:
             self.close()
             raise
         if sampling.changes_scores:
             # Grammars must not see the prompt, penalties must: accept it before the grammar is on.
-            for token in prompt[-sampling.penalty_last_n :]:
+            look_back = max(sampling.penalty_last_n, sampling.dry_penalty_last_n)
+            for token in prompt[max(0, len(prompt) - look_back) :]:
                 llama_cpp.llama_sampler_accept(self._chain, token)
         if sampling.grammar:
             self._grammar = llama_cpp.llama_sampler_init_grammar(
@@ -654,6 +683,7 @@ class _Sampler:
             if not self._grammar:
                 self.close()
                 raise DecodeError(f"The grammar does not compile: {_Log.reason()}")
+        # Mirostat cuts off by itself, and is never given a top-k.
         self._narrow = bool(sampling.top_k and not sampling.changes_scores and not sampling.grammar)
 
     def choose(self, scores: NDArray[np.float32], likeliest: int) -> int:
@@ -763,7 +793,7 @@ def _array_of(data: NDArray[Any]) -> Any:
     )
 
 
-def _parts(sampling: Sampling, vocab: Any, n_vocab: int) -> Iterable[Any]:
+def _parts(sampling: Sampling, n_vocab: int, dry: Any) -> Iterable[Any]:
     """The chain's samplers, in llama.cpp's own order."""
     s = sampling
     if s.logit_bias:
@@ -774,17 +804,8 @@ def _parts(sampling: Sampling, vocab: Any, n_vocab: int) -> Iterable[Any]:
         yield llama_cpp.llama_sampler_init_penalties(
             n_vocab, s.penalty_last_n, s.repeat_penalty, s.frequency_penalty, s.presence_penalty
         )
-    if s.dry_multiplier:
-        breakers = [b"\n", b":", b'"', b"*"]
-        yield llama_cpp.llama_sampler_init_dry(
-            vocab,
-            s.dry_multiplier,
-            1.75,
-            2,
-            s.penalty_last_n,
-            (ctypes.c_char_p * len(breakers))(*breakers),
-            len(breakers),
-        )
+    if dry is not None:
+        yield dry
     if s.temperature == 0.0:
         yield llama_cpp.llama_sampler_init_greedy()
         return

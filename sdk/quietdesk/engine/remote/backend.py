@@ -40,7 +40,7 @@ from quietdesk.engine.remote.endpoint import (
 )
 from quietdesk.engine.remote.estimate import estimate_tokens
 from quietdesk.engine.runner import ModelInfo
-from quietdesk.engine.sampling import Limits, Sampling
+from quietdesk.engine.sampling import Limits, Sampling, check_tokens
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
     ConfigError,
@@ -213,7 +213,8 @@ class RemoteBackend:
         """Have the model go on from prompt; see `Backend.submit`.
 
         Raises:
-            UsageError: an empty prompt, or no messages for a server that renders them.
+            UsageError: an empty prompt, no messages for a server that renders them, or a token that
+                the model does not have.
             UnsupportedOptionError: the server cannot be asked for that.
             ContextError: the prompt fills the context.
             QueueFullError: too many requests wait; nothing was started.
@@ -223,9 +224,10 @@ class RemoteBackend:
             raise UsageError("A prompt needs at least one token; this one has none.")
         if len(prompt) >= self.n_ctx:
             raise ContextError("The prompt", len(prompt), self.n_ctx - 1)
-        limits = limits or Limits()
+        sampling, limits = (sampling or Sampling()).within(self.n_ctx), limits or Limits()
+        check_tokens(sampling, limits, self.model.n_vocab)
         request = _Request(
-            body=self._body(prompt, messages, sampling or Sampling(), limits),
+            body=self._body(prompt, messages, sampling, limits),
             n_prompt=len(prompt),
             detokenizer=Detokenizer(limits.stop),
             priority=priority,

@@ -1,7 +1,8 @@
 """Dialect: how each kind of server is asked for a reply, and what it cannot be asked for.
 
 Every parameter is sent, also where it has its neutral value: servers have defaults of their own,
-which would apply silently. How far the penalties look back can only be said to llama-server.
+which would apply silently. Only what belongs to a step that is off is left out. How far the
+penalties look back can only be said to llama-server: elsewhere our default passes, and is theirs.
 """
 
 from collections.abc import Mapping
@@ -21,6 +22,16 @@ _COMMON = {
     "logit_bias": "logit_bias",
 }
 _MIROSTAT = {"mirostat_tau": "mirostat_tau", "mirostat_eta": "mirostat_eta"}
+_DRY = {
+    name: name
+    for name in (
+        "dry_multiplier",
+        "dry_base",
+        "dry_allowed_length",
+        "dry_penalty_last_n",
+        "dry_sequence_breakers",
+    )
+}
 _LLAMA = {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repeat_penalty"} | _MIROSTAT
 _NAMES: Mapping[Kind, Mapping[str, str]] = {
     Kind.LLAMA_SERVER: _COMMON
@@ -28,9 +39,9 @@ _NAMES: Mapping[Kind, Mapping[str, str]] = {
     | {
         "typical_p": "typical_p",
         "penalty_last_n": "repeat_last_n",
-        "dry_multiplier": "dry_multiplier",
         "grammar": "grammar",
-    },
+    }
+    | _DRY,
     Kind.LLAMA_CPP_PYTHON: _COMMON | _LLAMA | {"grammar": "grammar"},
     Kind.VLLM: _COMMON
     | {"top_k": "top_k", "min_p": "min_p", "repeat_penalty": "repetition_penalty"},
@@ -39,14 +50,23 @@ _NAMES: Mapping[Kind, Mapping[str, str]] = {
 """The name of each field of `Sampling`, by the kind of server."""
 
 _MIROSTAT_SWITCH = {Kind.LLAMA_SERVER: "mirostat", Kind.LLAMA_CPP_PYTHON: "mirostat_mode"}
+_LEFT_OUT_BY_MIROSTAT: Mapping[Kind, Seq[str]] = {
+    Kind.LLAMA_SERVER: (
+        "repeat_penalty",
+        "presence_penalty",
+        "frequency_penalty",
+        "dry_multiplier",
+    ),
+    Kind.LLAMA_CPP_PYTHON: ("temperature",),
+}
+"""What these servers do not apply with mirostat, and do not tell."""
 _GOES_ON = frozenset({Kind.LLAMA_SERVER, Kind.VLLM})
 """Kinds that can be told to go on after the model's end token: `ignore_eos`."""
 
 
 def unsupported(kind: Kind) -> frozenset[str]:
     """Names of what a kind of server cannot be asked for: fields of `Sampling` and `Limits`."""
-    known = set(_NAMES[kind]) | {"penalty_last_n", "mirostat_eta"}
-    missing = set(Sampling.__dataclass_fields__) - known
+    missing = set(Sampling.__dataclass_fields__) - set(_NAMES[kind])
     if kind not in _GOES_ON:
         missing.add("ignore_end")
     if kind is not Kind.VLLM:
@@ -91,9 +111,17 @@ def body(
         out["logit_bias"] = listed if llama else {str(token): bias for token, bias in pairs}
     if not sampling.grammar:
         out.pop("grammar", None)
+    if not sampling.dry_multiplier:
+        for name in _DRY.keys() - {"dry_multiplier"}:
+            out.pop(name, None)
+    elif not sampling.dry_sequence_breakers:
+        raise UnsupportedOptionError(
+            "dry_sequence_breakers", endpoint, f"{kind} servers want at least one."
+        )
     if (switch := _MIROSTAT_SWITCH.get(kind)) is not None:
         if sampling.mirostat_tau > 0:
             out[switch] = 2
+            _refuse_what_mirostat_leaves_out(kind, endpoint, sampling)
         else:
             # Off; their tau has to be a positive number all the same.
             for name in _MIROSTAT.values():
@@ -108,3 +136,12 @@ def body(
     if limits.stop_tokens:
         out["stop_token_ids"] = sorted(limits.stop_tokens)
     return out
+
+
+def _refuse_what_mirostat_leaves_out(kind: Kind, endpoint: str, sampling: Sampling) -> None:
+    for name in _LEFT_OUT_BY_MIROSTAT[kind]:
+        off = 1.0 if name == "temperature" else Sampling.__dataclass_fields__[name].default
+        if getattr(sampling, name) != off:
+            raise UnsupportedOptionError(
+                name, endpoint, f"{kind} servers leave it out with mirostat. Set it to {off:g}."
+            )
