@@ -101,27 +101,9 @@ class Assistant:
         return assistant
 
     def _window(self, n_ctx: int, policy: str) -> PromptWindow:
-        from quietdesk.prompt.template import ChatTemplate
-        from quietdesk.prompt.window import Window
+        from quietdesk.loading import open_window
 
-        info = self.engine.model
-        template = ChatTemplate(
-            info.chat_template,
-            bos_token=info.bos_token,
-            eos_token=info.eos_token,
-            special_tokens=info.special_tokens,
-            served=info.renders,
-            notes=(*info.notes, *self._notes),
-        )
-        return Window(
-            template,
-            self.engine.tokenize,
-            n_ctx=n_ctx,
-            policy=policy,
-            special_tokens=info.special_tokens,
-            max_piece_bytes=info.max_piece_bytes,
-            estimated=info.renders,
-        )
+        return open_window(self.engine, n_ctx, policy, self._notes)
 
     def metrics(self) -> EngineMetrics:
         """What the engine has done so far, and how things stand."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,8 @@ from quietdesk.errors import (
     ModelFileError,
     UnknownNameError,
 )
+from quietdesk.prompt.template import ChatTemplate
+from quietdesk.prompt.window import Window
 from quietdesk_models import quantise
 from quietdesk_models.catalog import STARTER
 from quietdesk_models.errors import BadFileError, ModelsError, UnknownModelError
@@ -264,6 +266,38 @@ def open_engine(
     if chosen.wants_quantising and look_for_faster:
         _quantise_aside(chosen.found.path)
     return engine
+
+
+def open_window(engine: Backend, n_ctx: int, policy: str, notes: Sequence[str] = ()) -> Window:
+    """What fits conversations into a model's context, with the model's own chat template.
+
+    Args:
+        engine: The model.
+        n_ctx: Tokens of prompt and reply together.
+        policy: What gives way: a name in `policies.POLICIES`.
+        notes: Sentences that every report has.
+
+    Raises:
+        UnknownNameError: no such policy.
+    """
+    info = engine.model
+    template = ChatTemplate(
+        info.chat_template,
+        bos_token=info.bos_token,
+        eos_token=info.eos_token,
+        special_tokens=info.special_tokens,
+        served=info.renders,
+        notes=(*info.notes, *notes),
+    )
+    return Window(
+        template,
+        engine.tokenize,
+        n_ctx=n_ctx,
+        policy=policy,
+        special_tokens=info.special_tokens,
+        max_piece_bytes=info.max_piece_bytes,
+        estimated=info.renders,
+    )
 
 
 def open_endpoint(model: str, settings: Settings) -> Backend:

@@ -214,3 +214,44 @@ def test_a_saved_run_that_is_not_there_is_answered_with_the_nearest(
     assert main.run(["score", logs["old"], "--metrics", METRICS, "--save", "march"]) == 0
     assert main.run(["compare", "march", "mrach"]) == 2
     assert "Did you mean 'march'?" in capsys.readouterr().err
+
+
+def test_a_model_reads_a_sample_on_the_way(logs, capsys, tmp_path, tiny_models):
+    model = str(tiny_models["llama"])
+    read = ("--model", model, "--sample", "12", "--metrics", "turns,surprisal,relevance")
+    rows, html = tmp_path / "rows.parquet", tmp_path / "page.html"
+    command = ["score", logs["old"], *read, "--json", "--parquet", str(rows), "--html", str(html)]
+    assert main.run(command) == 0
+    here = json.loads(capsys.readouterr().out)
+    found = {each["name"]: each for each in here["estimates"]}
+    assert found["surprisal"]["n"] == found["relevance"]["n"] >= 12
+    assert found["surprisal"]["value"] > 0
+    assert "sample:12|seed:1" in found["relevance"]["signature"]
+    assert "12 of 120 conversations" in here["notes"][0]
+    assert here["notes"][0].split("read")[0] in html.read_text()
+    table = pq.read_table(rows)
+    assert len(table) - table["surprisal"].null_count == 12
+
+    # Other processes look the figures up.
+    assert main.run(["score", logs["old"], *read, "--json", "--jobs", "2"]) == 0
+    assert json.loads(capsys.readouterr().out)["digest"] == here["digest"]
+    other = ["--sample-seed", "2", "--replies", "bot,human"]
+    assert main.run(["score", logs["old"], *read, *other, "--save", str(tmp_path / "run")]) == 0
+    (tmp_path / "here.json").write_text(json.dumps(here))
+    assert main.run(["compare", str(tmp_path / "here.json"), str(tmp_path / "run")]) == 2
+    assert "measured in two ways" in capsys.readouterr().err
+
+
+def test_what_a_model_cannot_read_or_nobody_asked_for_is_wrong_use(logs, capsys, tiny_models):
+    model = ["--model", str(tiny_models["llama"])]
+    wrong = {
+        ("--sample", "5"): "add --model",
+        ("--metrics", "surprisal"): "needs a model",
+        (*model, "--metrics", "turns"): "none of the metrics takes one",
+        (*model, "--replies", "customer"): "bot, human or both",
+    }
+    for options, told in wrong.items():
+        assert main.run(["score", logs["few"], *options]) == 2, options
+        assert told in " ".join(capsys.readouterr().err.replace("│", "").split())
+    assert main.run(["score", "-", *model]) == 2
+    assert "standard input can be read once" in capsys.readouterr().err

@@ -92,6 +92,20 @@ def test_a_context_in_common_is_evaluated_once() -> None:
         assert engine.metrics().evaluated_tokens == 200 + 2 + 19 * 3
 
 
+def test_a_text_that_is_kept_is_built_on_wherever_the_next_ones_part_from_it() -> None:
+    with Engine(lambda: ScriptedRunner(n_seq=2)) as engine:
+        text = list(range(100, 300))
+        engine.read_logprobs(text, 1, keeps=True).logprobs()
+        assert engine.metrics().evaluated_tokens == 199
+        for parts_at, start in ((150, 151), (120, 120), (60, 61), (0, 1)):
+            other = [*text[:parts_at], 7, 8, 9, 10]
+            before = engine.metrics().evaluated_tokens
+            told = engine.read_logprobs(other, start).logprobs().tolist()
+            assert told == logprobs_alone(other, start)
+            # Nothing twice but the row before the first token asked about; the last token never.
+            assert engine.metrics().evaluated_tokens - before == len(other) - start
+
+
 def test_reading_leaves_the_memory_of_customers_alone() -> None:
     engine = Engine(lambda: ScriptedRunner(["one two three"], n_seq=2), parked_bytes=10_000)
     with engine:

@@ -14,11 +14,15 @@ import pyarrow as pa
 
 from quietdesk.cli import logs
 from quietdesk.cli.scoring_options import DEFAULT
-from quietdesk.cli.scoring_progress import ScoringProgress
+from quietdesk.cli.scoring_progress import ModelProgress, ScoringProgress
 from quietdesk.config import cache_folder, scores_folder
 from quietdesk.errors import FolderInUseError, LogError, UnknownNameError, UsageError
 from quietdesk.logs.parts import Parts
+from quietdesk.logs.reading import Reading as LogReading
 from quietdesk.logs.reading import read
+from quietdesk.scored import SAMPLE, reply_reader
+from quietdesk.scoring.base import Metric
+from quietdesk.scoring.catalogue import check_takes_model, with_readings
 from quietdesk.scoring.kept import SCORES, run_of, runs_in, write_whole
 from quietdesk.scoring.local import pool_for
 from quietdesk.scoring.parts import Pool, Recipe
@@ -26,6 +30,19 @@ from quietdesk.scoring.ray import Cluster
 from quietdesk.scoring.scorer import Reading, Scorer, Tally
 from quietdesk.scoring.scores import FORMAT, Scores, load
 from quietdesk.scoring.shards import run
+from quietdesk.scoring.surprisal import Sample, read_sample
+
+
+@dataclass(frozen=True, slots=True)
+class SampleReading:
+    """A model, and which conversations it reads."""
+
+    model: str
+    sample: int = SAMPLE
+    """Conversations, at most."""
+    seed: int = 1
+    replies: Sequence[str] = ("bot",)
+    """Whose replies it reads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +64,8 @@ class Request:
     """Where: `local`, `ray`, or a Ray cluster's address."""
     save: str = ""
     """Name or folder to keep the run under; empty: it is not kept."""
+    reads: "SampleReading | None" = None
+    """What reads a sample for `surprisal` and `relevance`."""
 
     @property
     def names(self) -> list[str]:
@@ -120,7 +139,10 @@ def score_logs(
         LogError: there is no conversation in them.
     """
     slices = tuple(dict.fromkeys([*request.slices, "week"]))
-    recipe = Recipe(tuple(request.names), slices, bool(request.save) or on_rows is not None)
+    metrics: Sequence[str | Metric] = request.names
+    if request.reads is not None:
+        metrics = _with_model(paths, request, request.reads)
+    recipe = Recipe(tuple(metrics), slices, bool(request.save) or on_rows is not None)
     source = paths[0] if len(paths) == 1 else f"{paths[0]} and {len(paths) - 1} more"
 
     def scores_of(tally: Tally) -> Scores:
@@ -158,6 +180,37 @@ def score_logs(
     return scores
 
 
+def _read(paths: Sequence[str], request: Request) -> LogReading:
+    return read(
+        paths,
+        format=request.format,
+        options=logs.options_of(request.authors, request.columns),
+        strict=request.strict,
+        open_store=logs.open_store,
+    )
+
+
+def _with_model(paths: Sequence[str], request: Request, by: SampleReading) -> list[str | Metric]:
+    """The metrics, those that take a model with what it found in a sample of the logs."""
+    if "-" in paths:
+        raise UsageError(
+            "--model takes two passes over the logs, and standard input can be read once. Write "
+            "it to a file first."
+        )
+    check_takes_model(request.names)
+    sample = Sample(by.sample, by.seed)
+    with reply_reader(by.model, by.replies) as reader:
+        reading = _read(paths, request)
+        with ExitStack() as stack:
+            advance = logs.bar(stack, "choosing")
+            for batch in reading.batches():
+                sample.take(batch)
+                advance(reading)
+        with ModelProgress(lambda: reader.n_tokens) as progress:
+            readings = read_sample(sample, reader, reader.terms, progress)
+    return with_readings(request.names, readings)
+
+
 RESUMED_BYTES = 16 << 20
 """Of smaller logs nothing is kept for a run that is stopped: they are scored in seconds."""
 _FORGOTTEN_AFTER_S = 14 * 86400.0
@@ -173,7 +226,8 @@ def _passing_folder(paths: Sequence[str], request: Request, recipe: Recipe) -> P
         if other.stat().st_mtime < time.time() - _FORGOTTEN_AFTER_S:
             shutil.rmtree(other.parent, ignore_errors=True)
     places = [path if path == "-" or "://" in path else str(Path(path).resolve()) for path in paths]
-    told = [places, recipe.metrics, recipe.slices, recipe.rows, request.format, request.strict]
+    metrics = [one if isinstance(one, str) else one.fingerprint for one in recipe.metrics]
+    told = [places, metrics, recipe.slices, recipe.rows, request.format, request.strict]
     told += [request.authors, request.columns]
     return folder / hashlib.blake2b(json.dumps(told).encode(), digest_size=12).hexdigest()
 
@@ -223,13 +277,7 @@ def _score_here(
     on_reading: Callable[[Reading], None],
 ) -> Tally:
     tally = Tally(scorer.fingerprint)
-    reading = read(
-        paths,
-        format=request.format,
-        options=logs.options_of(request.authors, request.columns),
-        strict=request.strict,
-        open_store=logs.open_store,
-    )
+    reading = _read(paths, request)
     with ExitStack() as stack:
         advance = logs.bar(stack, "scoring")
         for batch in reading.batches():

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from datetime import timedelta
 from pathlib import Path
@@ -59,6 +60,47 @@ class ScoringProgress:
             f"Stopped: {parts} scored and kept in {folder}. The same command goes on from there.",
             file=sys.stderr,
         )
+
+
+class ModelProgress:
+    """Shows how far a model is with a sample; a context manager, called as it goes on.
+
+    Args:
+        n_tokens: Tells how many tokens it has read.
+    """
+
+    def __init__(self, n_tokens: Callable[[], int]) -> None:
+        self._n_tokens = n_tokens
+        self._stack = ExitStack()
+        self._bar: Bar | None = None
+        self._task = TaskID(0)
+
+    def __enter__(self) -> "ModelProgress":
+        self._n_before = self._n_tokens()
+        self._started = time.monotonic()
+        self._line_at = self._started + LINE_EVERY_S
+        if sys.stderr.isatty():
+            columns = (TextColumn("reading"), BarColumn(), TextColumn("{task.description}"))
+            self._bar = Bar(*columns, console=Console(stderr=True), transient=True)
+            self._task = self._stack.enter_context(self._bar).add_task("", total=None)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show how many conversations of how many were read."""
+        now = time.monotonic()
+        n_tokens, passed = self._n_tokens() - self._n_before, now - self._started
+        told = f"{done:,} of {total:,} conversations"
+        if done and passed > 0:
+            left = timedelta(seconds=round(passed / done * (total - done)))
+            told += f", {n_tokens / passed:,.0f} tokens/s, {left} left"
+        if self._bar is not None:
+            self._bar.update(self._task, completed=done, total=total, description=told)
+        elif now >= self._line_at:
+            self._line_at += LINE_EVERY_S
+            print(f"reading: {told}", file=sys.stderr)
 
 
 def sentence(progress: Progress) -> str:

@@ -204,6 +204,7 @@ class Engine:
         tokens: Seq[int],
         start: int,
         *,
+        keeps: bool = False,
         priority: int = READING_PRIORITY,
         deadline_s: float | None = None,
     ) -> ReadingResult:
@@ -215,6 +216,9 @@ class Engine:
         Args:
             tokens: What is read, at most as much as the context holds.
             start: Position of the first token that is asked about, from 1.
+            keeps: Leave all of it for the readings that come next and part from it somewhere, not
+                only what stands before `start`. One that starts where it parts, or one token
+                later, evaluates nothing twice; in the last bits its figures depend on that.
             priority: Higher goes first.
             deadline_s: Seconds from now until it has to be finished.
 
@@ -229,7 +233,8 @@ class Engine:
                 f"The first token asked about is number {start} of {len(tokens)}: at least one has "
                 "to stand before it, and it has to be there."
             )
-        return self._read(tokens, Reading.of_logprobs(len(tokens), start), priority, deadline_s)
+        reading = Reading.of_logprobs(len(tokens), start, keeps=keeps)
+        return self._read(tokens, reading, priority, deadline_s)
 
     def read_hidden(
         self,
@@ -788,8 +793,10 @@ class Engine:
                 self._gives_way = False
 
     def _leave_beginning(self, sequence: Sequence, reading: Reading) -> None:
-        """Leave only what stood before the rows asked for: other readings may begin with it."""
+        """Leave what stood before the rows asked for: other readings may begin with it."""
         length = min(sequence.n_computed, 0 if reading.hidden else reading.first + 1)
+        if reading.keeps:
+            length = sequence.n_computed
         if length < WORTH_KEEPING and sequence.n_computed:
             length = 0
         held = (

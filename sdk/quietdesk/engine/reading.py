@@ -38,6 +38,8 @@ class Reading:
     """The row after the last one; what stands from here on is not evaluated."""
     hidden: bool
     """Whether hidden states are asked for; else log-probabilities of each row's next token."""
+    keeps: bool = False
+    """Whether the whole text is left for the next readings, not only what stands before `first`."""
     n_done: int = 0
     """The next row whose output is still to come; rows before it are evaluated for it alone."""
     logprobs: NDArray[np.float32] = field(default_factory=lambda: np.empty(0, np.float32))
@@ -46,10 +48,10 @@ class Reading:
     """Sum of the hidden states so far."""
 
     @classmethod
-    def of_logprobs(cls, n_tokens: int, start: int) -> "Reading":
+    def of_logprobs(cls, n_tokens: int, start: int, *, keeps: bool = False) -> "Reading":
         """Log-probabilities of the tokens from position start on; start is at least 1."""
         n = n_tokens - start
-        return cls(start - 1, n_tokens - 1, False, start - 1, np.full(n, np.nan, np.float32))
+        return cls(start - 1, n_tokens - 1, False, keeps, start - 1, np.full(n, np.nan, np.float32))
 
     @classmethod
     def of_hidden(cls, n_tokens: int) -> "Reading":
@@ -127,7 +129,7 @@ class ReadingResult:
 class Reader(Protocol):
     """A backend that can read texts without answering; `Engine` is one."""
 
-    def read_logprobs(self, tokens: Seq[int], start: int) -> ReadingResult:
+    def read_logprobs(self, tokens: Seq[int], start: int, *, keeps: bool = False) -> ReadingResult:
         """See `Engine.read_logprobs`."""
         ...
 

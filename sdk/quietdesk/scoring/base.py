@@ -34,7 +34,7 @@ An own metric is a class with one method. This one is the share of replies that 
 A module of metrics in this room has a function `metrics()` that gives one of each, for the
 catalogue of names.
 
-`Rate` (yes or no), `Mean` (reals from 0), `Category` (one of several) and `Ratio` (so many of so
+`Rate` (yes or no), `Mean` (reals), `Category` (one of several) and `Ratio` (so many of so
 many) do the rest: integers, rows, values, interval, number of units not measured, slices. A metric
 of another shape derives from `BaseMetric` and says itself what its integers are (`measure`) and
 what they amount to (`values`).
@@ -103,6 +103,9 @@ class Scale(StrEnum):
     """0 to 100, as BLEU is."""
     SECONDS = "seconds"
     NUMBER = "number"
+    """From 0."""
+    NATS = "nats"
+    """Natural logarithms, mostly some units from 0; the only scale that goes below it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -417,6 +420,15 @@ class Metric(Protocol):
         """The units of a batch and their integers."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Changes when what `measure` finds in the same conversations could."""
+        ...
+
+    def under(self, signature: str) -> "Metric":
+        """The metric as it was when its values bore a signature, to show and compare them."""
+        ...
+
     def values(self, sums: Sums) -> Mapping[str, FloatArray]:
         """The values by name, each of shape (n_replicates,); NaN where there is none.
 
@@ -454,6 +466,10 @@ class Metric(Protocol):
         """Which remarks of all batches still hold when all is summed."""
         ...
 
+    def notes(self, totals: Mapping[str, IntArray], n_conversations: int) -> list[str]:
+        """Sentences that a reader of the values must know, about how they came to be."""
+        ...
+
     def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
         """Mean and half-width of the main value over resampled segments; None if not wanted."""
         ...
@@ -482,6 +498,15 @@ class BaseMetric(ABC):
     def signature(self, totals: Mapping[str, IntArray]) -> Signature:
         """The name and the version; override to add parameters."""
         return Signature((("metric", self.name), ("version", self.version)))
+
+    @property
+    def fingerprint(self) -> str:
+        """The signature; override where the figures depend on more."""
+        return str(self.signature({}))
+
+    def under(self, signature: str) -> Metric:
+        """The metric itself; override where parameters are known from the signature only."""
+        return self
 
     @abstractmethod
     def measure(self, conversations: Conversations) -> Measurement:
@@ -515,6 +540,10 @@ class BaseMetric(ABC):
     def settled(self, remarks: Iterable[str], sums: Mapping[str, int]) -> set[str]:
         """All of them."""
         return set(remarks)
+
+    def notes(self, totals: Mapping[str, IntArray], n_conversations: int) -> list[str]:
+        """None."""
+        return []
 
     def segment_interval(self, segments: IntArray) -> tuple[float, float] | None:
         """None is wanted: intervals come from buckets."""
@@ -597,14 +626,16 @@ class Ratio(BaseMetric):
 
 
 class Mean(BaseMetric):
-    """A mean of reals from 0 to `MAX_REAL`, kept in whole millionths; quantiles where asked.
+    """A mean of reals up to `MAX_REAL`, kept in whole millionths; quantiles where asked.
 
     Integers: `sum` (millionths), `n`, and `bin<i>` for quantiles: counts on a scale of
-    `BINS_PER_OCTAVE` bins per doubling, so that a quantile is right to 2.2 per cent. A negative,
-    infinite or larger figure, or NaN, counts as not measured.
+    `BINS_PER_OCTAVE` bins per doubling, so that a quantile is right to 2.2 per cent. A figure below
+    `lowest`, an infinite or larger one, or NaN, counts as not measured.
     """
 
     columns = ("sum",)
+    lowest: float = 0.0
+    """The smallest figure there can be; below 0 only on the scale `NATS` and without quantiles."""
     quantiles: tuple[float, ...] = ()
     """Which quantiles to give: 0.5 is reported as `<name>.p50`."""
 
@@ -616,7 +647,7 @@ class Mean(BaseMetric):
         """Each unit's figure in millionths, and its bin."""
         units = self.look(conversations)
         figures = units.figures.astype(np.float64)
-        measured = _measured(units) & (figures >= 0) & (figures <= MAX_REAL)
+        measured = _measured(units) & (figures >= self.lowest) & (figures <= MAX_REAL)
         figures = np.where(measured, figures, 0.0)
         sums = {"sum": np.rint(figures * MILLION).astype(np.int64)}
         codes = {"bin": bin_of(figures)} if self.quantiles else {}
@@ -738,10 +769,19 @@ FAMILY_LIMIT = 1500
 _LEFT_OUT = f"{_TOTAL}left out "
 HISTOGRAM_BINS = 20
 """Bins of equal width for shares and points; reals have those of `bin_of`."""
+NATS_BIN = 0.1
+"""Width of a bin of nats."""
+NATS_RANGE = (-5.0, 15.0)
+"""What lies outside is counted in the first or the last bin."""
 
 
 def histogram(values: FloatArray, scale: Scale) -> IntArray:
     """How many values lie in each bin of their scale."""
+    if scale is Scale.NATS:
+        low, high = NATS_RANGE
+        n_bins = round((high - low) / NATS_BIN)
+        bins = np.clip(np.floor((values - low) / NATS_BIN), 0, n_bins - 1).astype(np.int64)
+        return np.bincount(bins, minlength=n_bins)
     top = {Scale.SHARE: 1.0, Scale.POINTS: 100.0}.get(scale)
     if top is None:
         return np.bincount(bin_of(np.clip(values, 0.0, MAX_REAL)))

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from quietdesk.errors import UnknownNameError
+from quietdesk.errors import UnknownNameError, UsageError
 from quietdesk.scoring import (
     commitments,
     friction,
@@ -11,12 +11,18 @@ from quietdesk.scoring import (
     outcome,
     reference,
     satisfaction,
+    surprisal,
 )
 from quietdesk.scoring.base import Metric
 
-NOT_BY_DEFAULT = frozenset({"ter", "chrf++", "satisfaction", "dissatisfied", "turn_satisfaction"})
+NOT_BY_DEFAULT = frozenset(
+    {
+        *("ter", "chrf++", "satisfaction", "dissatisfied", "turn_satisfaction"),
+        *(metric.name for metric in surprisal.metrics()),
+    }
+)
 """TER is slow; chrF++ says little that chrF does not; estimates are for those who know their
-agreement with people."""
+agreement with people; what a model finds takes a model."""
 
 
 def all_metrics() -> dict[str, Metric]:
@@ -29,6 +35,7 @@ def all_metrics() -> dict[str, Metric]:
         *grounding.metrics(),
         *commitments.metrics(),
         *satisfaction.metrics(),
+        *surprisal.metrics(),
     ]
     return {metric.name: metric for metric in found}
 
@@ -36,6 +43,35 @@ def all_metrics() -> dict[str, Metric]:
 def default_metrics() -> list[Metric]:
     """What is measured unasked: whatever the log has what it takes for."""
     return [metric for name, metric in all_metrics().items() if name not in NOT_BY_DEFAULT]
+
+
+def with_readings(
+    wanted: Sequence[str | Metric], readings: surprisal.Readings
+) -> list[str | Metric]:
+    """The same metrics, those that take a model with what it found; `default` has them too."""
+    made = {metric.name: metric for metric in surprisal.metrics(readings)}
+    found: list[str | Metric] = [
+        made.get(item, item) if isinstance(item, str) else item for item in wanted
+    ]
+    if "default" in wanted:
+        found += [metric for metric in made.values() if metric not in found]
+    return found
+
+
+def check_takes_model(wanted: Sequence[str | Metric]) -> None:
+    """Check that one of the metrics takes a model, before it is opened.
+
+    Raises:
+        UsageError: none does.
+        UnknownNameError: no such metric.
+    """
+    names = {metric.name for metric in find_metrics(wanted)}
+    taking = [metric.name for metric in surprisal.metrics()]
+    if "default" not in wanted and not names.intersection(taking):
+        raise UsageError(
+            f"A model was named, and none of the metrics takes one. Add {' or '.join(taking)}, or "
+            "leave the model out."
+        )
 
 
 def find_metrics(wanted: Sequence[str | Metric]) -> list[Metric]:

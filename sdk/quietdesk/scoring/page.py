@@ -144,7 +144,7 @@ def _notes(scores: Scores) -> list[str]:
     absent = not_measured(scores)
     if absent:
         notes.append(f"Not measured: {', '.join(absent)}.")
-    notes += left_out(scores)
+    notes += [*scores.notes, *left_out(scores)]
     for text, remarks in list(scores.remarks.items())[:MOST_REMARKS]:
         places = ", ".join(
             each.conversation_id

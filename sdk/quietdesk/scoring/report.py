@@ -22,6 +22,8 @@ from rich.text import Text
 
 from quietdesk.scoring.base import (
     HISTOGRAM_BINS,
+    NATS_BIN,
+    NATS_RANGE,
     Better,
     Category,
     Estimate,
@@ -54,6 +56,8 @@ def shown(value: float, scale: Scale) -> str:
         return f"{value:.2f}"
     if scale is Scale.SECONDS:
         return _duration(value)
+    if scale is Scale.NATS:
+        return f"{value:.2f}"
     return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
@@ -206,8 +210,10 @@ def binned(
     low, high = int(filled[0]), int(filled[-1])
     width = max(math.ceil((high - low + 1) / most), 1)
     starts = range(low, high + 1, width)
+    nats = scale is Scale.NATS
+    places = [NATS_RANGE[0] + NATS_BIN * i if nats else bin_middle(i) for i in starts]
     return (
-        [shown(bin_middle(start), scale) for start in starts],
+        [shown(place, scale) for place in places],
         [int(counts[start : start + width].sum()) for start in starts],
     )
 
@@ -449,7 +455,7 @@ def _notes(scores: Scores) -> list[RenderableType]:
     absent = not_measured(scores)
     if absent:
         notes.append(f"Not measured: {', '.join(absent)}.")
-    notes += left_out(scores)
+    notes += [*scores.notes, *left_out(scores)]
     for text, remarks in list(scores.remarks.items())[:MOST_REMARKS]:
         first = remarks.examples[0]
         where = f"{first.conversation_id!r}"

@@ -70,7 +70,7 @@ class Scorer:
     def fingerprint(self) -> str:
         """Changes when the scores of the same conversations could."""
         parts = [str(_FORMAT), str(N_BUCKETS), str(N_SLICE_BUCKETS), *self.slices]
-        parts += [f"{metric.name}={metric.signature({})}" for metric in self.metrics]
+        parts += [f"{metric.name}={metric.fingerprint}" for metric in self.metrics]
         return hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
 
     def read(self, batch: pa.RecordBatch) -> "Reading":

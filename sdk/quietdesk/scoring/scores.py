@@ -89,8 +89,10 @@ def estimates_of(metric: Metric, state: State, *, named: bool) -> list[Estimate]
         elif name in ratios:
             over, under, factor = ratios[name]
             low, high = ratio_interval(cells.get(over, nothing), cells.get(under, nothing))
-            top = 1.0 if metric.scale_of(name) is Scale.SHARE else math.inf
-            interval = Interval(max(low * factor, 0.0), min(high * factor, top))
+            scale = metric.scale_of(name)
+            bottom = -math.inf if scale is Scale.NATS else 0.0
+            top = 1.0 if scale is Scale.SHARE else math.inf
+            interval = Interval(max(low * factor, bottom), min(high * factor, top))
             method = "bootstrap of t, clustered"
         elif segment is not None and apart:
             mean, half = segment
@@ -185,6 +187,18 @@ class Scores:
         return dict(sorted(kept.items(), key=lambda item: -item[1].count))
 
     @property
+    def notes(self) -> list[str]:
+        """What a reader must know of how values came to be, in sentences."""
+        n = self.tally.n_conversations
+        told = [
+            note
+            for name, metric in self.metrics.items()
+            if name in self.tally.whole
+            for note in metric.notes(self.tally.whole[name].totals, n)
+        ]
+        return list(dict.fromkeys(told))
+
+    @property
     def fields(self) -> list[str]:
         """The fields that there are slices by."""
         return list(dict.fromkeys(name for name, _ in self.tally.parts))
@@ -230,6 +244,7 @@ class Scores:
             "estimates": [_as_json(estimate) for estimate in self.estimates],
             "slices": slices,
             "slices_left_out": sorted(self.tally.dropped),
+            "notes": self.notes,
             "remarks": [
                 {
                     "text": text,
@@ -262,7 +277,11 @@ class Scores:
                 f"{FORMAT!r}. Score the conversations anew."
             )
         own = {metric.name: metric for metric in metrics}
-        known = find_metrics([own.get(name, name) for name in data["metrics"]])
+        signatures = {each["metric"]: each["signature"] for each in data["estimates"]}
+        known = [
+            metric.under(signatures.get(metric.name, ""))
+            for metric in find_metrics([own.get(name, name) for name in data["metrics"]])
+        ]
         tally = Tally.from_bytes(base64.b64decode(data["state"]))
         return cls(known, tally, source=data["source"])
 
@@ -320,7 +339,7 @@ def score(
     scorer = Scorer(find_metrics(metrics), slices)
     tally = Tally(scorer.fingerprint)
     rows = []
-    for batch in _batches(conversations):
+    for batch in batches_of(conversations):
         reading = scorer.read(batch)
         tally.add(reading.tally)
         if keep_rows:
@@ -330,9 +349,10 @@ def score(
     return Scores(scorer.metrics, tally, rows=pa.Table.from_batches(rows) if keep_rows else None)
 
 
-def _batches(
+def batches_of(
     conversations: Iterable[Transcript] | Iterable[pa.RecordBatch],
 ) -> Iterator[pa.RecordBatch]:
+    """Conversations as columns, in their order, some thousands at a time."""
     waiting: list[Transcript] = []
     for item in conversations:
         if isinstance(item, pa.RecordBatch):
