@@ -92,7 +92,6 @@ def test_a_chat_in_which_nothing_was_said_leaves_no_conversation(
 ) -> None:
     assert run("chat", stdin=b"\n").returncode == 0
     assert json.loads(run("sessions", "list", "--json").stdout) == {"sessions": []}
-    assert json.loads(run("sessions", "list", "--deleted", "--json").stdout) == {"sessions": []}
 
 
 def test_without_a_network_it_answers_all_the_same(
