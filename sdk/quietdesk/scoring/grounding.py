@@ -146,18 +146,29 @@ class _Vocabulary:
         self._order = np.argsort(keys)
         self._sorted = keys[self._order]
         self._hit = np.zeros(len(keys), np.bool_)
+        bits = max(10, len(keys).bit_length())
         # Most words of a passage are in no reply: one look at a small table tells so.
-        self._shift = np.uint64(64 - max(10, len(keys).bit_length() + 4))
-        self._maybe = np.zeros(1 << int(64 - self._shift), np.bool_)
+        self._shift = np.uint64(64 - bits - 4)
+        self._maybe = np.zeros(1 << (bits + 4), np.bool_)
         self._maybe[keys >> self._shift] = True
+        # The first of the sorted keys that begin with the same bits; written last, it stays.
+        self._near = np.uint64(64 - bits)
+        self._first = np.zeros(1 << bits, np.int64)
+        self._first[(self._sorted[::-1] >> self._near).view(np.int64)] = np.arange(len(keys))[::-1]
 
     def look_up(self, keys: HashArray) -> BoolArray:
         """Which keys are words of the replies."""
         found: BoolArray = self._maybe[keys >> self._shift]
         some = np.flatnonzero(found)
-        row = np.searchsorted(self._sorted, keys[some])
-        row[row == len(self._sorted)] = 0
-        same = self._sorted[row] == keys[some]
+        wanted = keys[some]
+        row = self._first[wanted >> self._near]
+        same = self._sorted[row] == wanted
+        # Another word with the same first bits stands before it, or the word is not there.
+        far = np.flatnonzero(~same)
+        place = np.searchsorted(self._sorted, wanted[far])
+        place[place == len(self._sorted)] = 0
+        row[far] = place
+        same[far] = self._sorted[place] == wanted[far]
         found[some] = same
         self._hit[row[same]] = True
         return found
