@@ -154,11 +154,18 @@ class Lexicon:
             words: Shape (n,): hashes, numbers as `NUMBER`.
         """
         found = np.zeros(len(words), np.uint64)
-        some = np.flatnonzero(self._maybe[words >> np.uint64(48)])
-        keys = words[some]
+        some = self._likely(words)
+        found[some] = self._exactly(words[some])
+        return found
+
+    def _likely(self, keys: HashArray) -> npt.NDArray[np.int64]:
+        """The places of keys that may be in the table."""
+        return np.flatnonzero(self._maybe[keys >> np.uint64(48)])
+
+    def _exactly(self, keys: HashArray) -> HashArray:
         row = np.searchsorted(self._keys, keys)
         row[row == len(self._keys)] = 0
-        found[some] = np.where(self._keys[row] == keys, self._entries[row], np.uint64(0))
+        found: HashArray = np.where(self._keys[row] == keys, self._entries[row], np.uint64(0))
         return found
 
     def find(
@@ -176,17 +183,16 @@ class Lexicon:
         places = np.flatnonzero((entries[:-1] >= _LONGER) & ((entries[1:] & _INSIDE) != 0))
         keys = words[places]
         for length in range(1, MAX_WORDS):
-            ahead = places + length
-            together = ahead < len(words)
-            together[together] = sentences[ahead[together]] == sentences[places[together]]
-            places, ahead = places[together], ahead[together]
+            keys = join(keys, words[places + length])
+            likely = self._likely(keys)
+            places, keys = places[likely], keys[likely]
+            together = sentences[places + length] == sentences[places]
+            values = np.where(together, self._exactly(keys), np.uint64(0))
+            marks[places] |= values & ~(_LONGER | _INSIDE)
+            on = (values >= _LONGER) & (places + length + 1 < len(words))
+            places, keys = places[on], keys[on]
             if not len(places):
                 break
-            keys = join(keys[together], words[ahead])
-            values = self.entries(keys)
-            marks[places] |= values & ~(_LONGER | _INSIDE)
-            on = values >= _LONGER
-            places, keys = places[on], keys[on]
         return marks
 
 

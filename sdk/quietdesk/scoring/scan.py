@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -176,48 +177,80 @@ def scan(texts: Texts) -> Scan:
     cuts = [0]
     n = len(texts)
     while cuts[-1] < n:
-        goal = texts.offsets[cuts[-1]] + _CHUNK_BYTES
+        # The first piece is small: it has the commonest words, that all others then know.
+        size = _CHUNK_BYTES if len(cuts) > 1 else _CHUNK_BYTES // 16
+        goal = texts.offsets[cuts[-1]] + size
         cuts.append(max(cuts[-1] + 1, int(np.searchsorted(texts.offsets, goal, side="right")) - 1))
-    memory = _Memory()
-    pieces = [_scan(texts.part(a, b), memory) for a, b in pairwise(cuts)]
-    if len(pieces) == 1:
-        return Scan(texts, *pieces[0])
-    if not pieces:
-        return Scan(texts, *_scan(texts, memory))
-    columns = list(zip(*pieces, strict=True))
-    words, stems, marks, offsets, sentences, negated, questions, shouts, letters, asked = columns
-    shift = np.cumsum([0, *(int(piece[-1]) for piece in offsets[:-1])])
-    placed = [o[1:] + by for o, by in zip(offsets, shift, strict=True)]
-    risen = np.cumsum([0, *(int(piece[-1]) + 1 if len(piece) else 0 for piece in sentences[:-1])])
-    numbered = [s + by for s, by in zip(sentences, risen, strict=True)]
-    join = np.concatenate
-    return Scan(
-        texts,
-        join(words),
-        join(stems),
-        join(marks),
-        join([np.zeros(1, np.int64), *placed]),
-        join(numbered),
-        join(negated),
-        join(questions),
-        join(shouts),
-        join(letters),
-        join(asked),
-    )
+    memory, columns = _Memory(), _Columns(texts)
+    for start, stop in pairwise(cuts):
+        _scan(texts.part(start, stop), memory, columns)
+    return columns.scan()
 
 
-_Piece = tuple[
-    HashArray,
-    HashArray,
-    HashArray,
-    IntArray,
-    IntArray,
-    BoolArray,
-    IntArray,
-    IntArray,
-    IntArray,
-    BoolArray,
-]
+class _ByWord(NamedTuple):
+    words: HashArray
+    stems: HashArray
+    marks: HashArray
+    sentence_of: IntArray
+    negated: BoolArray
+    asked: BoolArray
+
+
+class _Columns:
+    """The arrays of a scan while they are filled, piece by piece."""
+
+    def __init__(self, texts: Texts) -> None:
+        n = len(texts)
+        # As many words as there can be: what is never written takes no memory.
+        most = (len(texts.data) + n) // 2
+        self._texts = texts
+        self._by_word: tuple[npt.NDArray[Any], ...] = tuple(
+            np.empty(most, kind)
+            for kind in (np.uint64, np.uint64, np.uint64, np.int64, np.bool_, np.bool_)
+        )
+        self._word_offsets = np.zeros(n + 1, np.int64)
+        self._by_text = np.zeros((4, n), np.int64)
+        self._n_words = self._n_texts = self._n_sentences = 0
+
+    def put(self, by_word: _ByWord, word_offsets: IntArray, by_text: Sequence[IntArray]) -> None:
+        """Take in the next piece.
+
+        Args:
+            by_word: Its columns of shape (n_words,).
+            word_offsets: Shape (n_texts + 1,), from 0.
+            by_text: Question marks, exclamation marks, letters of both kinds, of shape (n_texts,).
+        """
+        begin, end = self._n_words, self._n_words + len(by_word.words)
+        for column, values in zip(self._by_word, by_word, strict=True):
+            column[begin:end] = values
+        numbers = self._by_word[by_word._fields.index("sentence_of")][begin:end]
+        numbers += self._n_sentences
+        texts = slice(self._n_texts, self._n_texts + len(word_offsets) - 1)
+        self._word_offsets[texts.start + 1 : texts.stop + 1] = word_offsets[1:] + begin
+        self._by_text[:, texts] = by_text
+        self._n_words, self._n_texts = end, texts.stop
+        if len(numbers):
+            self._n_sentences = int(numbers[-1]) + 1
+
+    def scan(self) -> Scan:
+        """All of it."""
+        words, stems, marks, sentence_of, negated, asked = (
+            column[: self._n_words] for column in self._by_word
+        )
+        questions, exclamations, latin, other = self._by_text
+        return Scan(
+            self._texts,
+            words,
+            stems,
+            marks,
+            self._word_offsets,
+            sentence_of,
+            negated,
+            questions,
+            exclamations,
+            np.stack([latin, other], axis=1),
+            asked,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -294,7 +327,7 @@ class _Memory:
         return stems, entries
 
 
-def _scan(texts: Texts, memory: _Memory) -> _Piece:
+def _scan(texts: Texts, memory: _Memory, columns: _Columns) -> None:
     raw, offsets = texts.data, texts.offsets
     powers = _powers_for(len(raw))
     data = _lower(raw)
@@ -348,17 +381,10 @@ def _scan(texts: Texts, memory: _Memory) -> _Piece:
     shouts = _tally(kinds == ord("!"), bounds)
     if not plain:
         questions += _tally(_runs(data, 0xEF, 0xBC, 0x9F) | _runs(data, 0xD8, 0x9F), offsets)
-    return (
-        words,
-        stems,
-        marks,
+    columns.put(
+        _ByWord(words, stems, marks, sentence_of, negated, asked),
         word_offsets,
-        sentence_of,
-        negated,
-        questions,
-        shouts,
-        _letters(data, letter, offsets, plain),
-        asked,
+        (questions, shouts, *_letters(data, letter, offsets, plain)),
     )
 
 
@@ -452,20 +478,20 @@ def _negated(negation: BoolArray, sentence_of: IntArray) -> BoolArray:
     return result
 
 
-def _letters(data: ByteArray, letter: BoolArray, offsets: IntArray, plain: bool) -> IntArray:
-    latin = letter
-    result = np.zeros((len(offsets) - 1, 2), np.int64)
-    if not plain:
-        following = np.zeros(len(data), np.uint8)
-        following[:-1] = data[1:]
-        vietnamese = (data == 0xE1) & (following >= 0xB8) & (following <= 0xBB)
-        latin = letter | ((data >= 0xC3) & (data <= 0xC9)) | vietnamese
-        other = ((data >= 0xCD) & (data <= 0xDF)) | ((data >= 0xE0) & (data <= 0xED))
-        other &= ~vietnamese & (data != 0xE2)
-        other &= ~((data == 0xE3) & (following == 0x80))
-        result[:, 1] = _tally(other, offsets)
-    result[:, 0] = _tally(latin, offsets)
-    return result
+def _letters(
+    data: ByteArray, letter: BoolArray, offsets: IntArray, plain: bool
+) -> tuple[IntArray, IntArray]:
+    """Latin letters of each text, and characters of other scripts."""
+    if plain:
+        return _tally(letter, offsets), np.zeros(len(offsets) - 1, np.int64)
+    following = np.zeros(len(data), np.uint8)
+    following[:-1] = data[1:]
+    vietnamese = (data == 0xE1) & (following >= 0xB8) & (following <= 0xBB)
+    latin = letter | ((data >= 0xC3) & (data <= 0xC9)) | vietnamese
+    other = ((data >= 0xCD) & (data <= 0xDF)) | ((data >= 0xE0) & (data <= 0xED))
+    other &= ~vietnamese & (data != 0xE2)
+    other &= ~((data == 0xE3) & (following == 0x80))
+    return _tally(latin, offsets), _tally(other, offsets)
 
 
 def _digest(words: HashArray, offsets: IntArray) -> HashArray:
