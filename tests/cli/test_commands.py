@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -72,6 +73,37 @@ def test_the_same_seed_gives_the_same_answer(run: Run, starter_path: Path) -> No
     }
     assert len(answers) == 1
     assert json.loads(run("sessions", "list", "--json").stdout) == {"sessions": []}
+
+
+def test_an_answer_is_chosen_as_its_options_and_assignments_say(
+    home: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    starter_path: Path,
+    tmp_path: Path,
+) -> None:
+    for name, value in home.items():
+        monkeypatch.setenv(name, value)
+
+    def told(*arguments: str) -> dict[str, Any]:
+        assert main.run([*arguments, "--json"]) == 0
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    def ask(*options: str) -> dict[str, Any]:
+        own = ["--set", "n_ctx=512", "--temperature", "0", "--max-tokens", "16"]
+        return told("ask", "Name a colour.", *own, *options)
+
+    plain = ask()["text"]
+    word = plain.split()[1]
+    assert ask("--stop", "nowhere", "--stop", word)["text"] == plain[: plain.index(word)]
+    grammar = tmp_path / "colour.gbnf"
+    grammar.write_text('root ::= "red" | "blue"')
+    assert ask("--grammar", str(grammar))["text"] in ("red", "blue")
+    penalties = ["--repeat-penalty", "1.5", "--set", "presence_penalty=2"]
+    answer = ask(*penalties)
+    assert answer["text"] != plain
+    assert told("replay", answer["id"])["recorded"] == answer["text"]
 
 
 def test_chat_answers_each_line_of_a_pipe_and_names_a_bad_one(run: Run, starter_path: Path) -> None:
@@ -138,6 +170,13 @@ def test_sessions_are_exported_deleted_and_restored(
         (["ask", "x", "--model", "./none.gguf"], 1, "./none.gguf"),
         (["ask", "x", "--temperature", "hot"], 2, "'--temperature'"),
         (["ask", "x", "--temperature", "99"], 2, "temperature"),
+        (["ask", "x", "--top-p", "1.5"], 2, "1.5 for 'top_p' in the arguments"),
+        (["ask", "x", "--set", "top_kk=1"], 2, "'top_kk' in the arguments. Did you mean 'top_k'"),
+        (["ask", "x", "--set", "dry_base=nan"], 2, "nan for 'dry_base' in the arguments"),
+        (["ask", "x", "--set", "top_k"], 2, "'top_k' sets nothing: write NAME=VALUE"),
+        (["chat", "--top-k", "3", "--set", "top_k=4"], 2, "'top_k' is set twice"),
+        (["ask", "x", "--top-k", "3", "--set", "mirostat_tau=4"], 2, "mirostat takes the place"),
+        (["ask", "x", "--schema", "a", "--grammar", "b"], 2, "a schema or to a grammar"),
         (["ask", "x", "--system", "none.md"], 2, "none.md"),
         (["ask", "x", "--tempreature", "1"], 2, "--temperature"),
         (["sessions", "show", "c-none"], 2, "c-none"),

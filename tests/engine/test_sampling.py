@@ -2,6 +2,8 @@
 
 import ctypes
 import math
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from pathlib import Path
@@ -18,6 +20,8 @@ from quietdesk.config import Generation
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.remote.backend import RemoteBackend
+from quietdesk.engine.remote.endpoint import read_address
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import UsageError
 
@@ -321,6 +325,29 @@ def test_what_is_drawn_is_what_llama_cpp_python_draws(
     tokens = llama.generate(prompt, **off | theirs)
     assert list(stream.tokens) == [next(tokens) for _ in range(30)]
     llama.close()
+
+
+def test_llama_server_is_asked_so_that_it_draws_what_is_drawn_here(
+    tiny: Path, serve: Callable[[list[str]], str]
+) -> None:
+    program = os.environ.get("LLAMA_SERVER") or shutil.which("llama-server")
+    if program is None:
+        pytest.skip("llama-server is not on the PATH, and LLAMA_SERVER names none")
+    options = ["-c", str(N_CTX), "-np", "1", "-t", "1", "--flash-attn", "on", "--no-webui"]
+    address = serve([program, "-m", str(tiny), *options, "--port"])
+    limits = Limits(max_tokens=24)
+    with Engine(lambda: open_runner(tiny)) as here, RemoteBackend(read_address(address)) as there:
+        prompt = here.tokenize(TEXT, special=False, begin=False)
+        for case, (given, _) in CASES.items():
+            texts = []
+            for backend in (here, there):
+                stream = backend.submit(prompt, sampling=Sampling(**given), limits=limits)
+                stream.wait()
+                assert stream.error is None
+                texts.append(stream.text)
+            # At its end it keeps to itself what may be half a character.
+            assert texts[0].startswith(texts[1]), case
+            assert len(texts[1]) > len(texts[0]) - 4
 
 
 # What is refused.

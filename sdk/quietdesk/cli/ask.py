@@ -25,9 +25,19 @@ def ask(
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    stop: options.Stop = None,
+    assigned: options.Set = None,
     schema: Annotated[
         Path | None,
         typer.Option(help="File with a JSON schema; the answer validates.", dir_okay=False),
+    ] = None,
+    grammar: Annotated[
+        Path | None,
+        typer.Option(help="File with a GBNF grammar that the answer keeps to.", dir_okay=False),
     ] = None,
     keep: Annotated[bool, typer.Option(help="Keep question and answer as a conversation.")] = True,
     as_json: options.Json = False,
@@ -40,6 +50,8 @@ def ask(
         quietdesk ask --system policy.md --temperature 0 --json < question.txt
 
         quietdesk ask --schema order.json "I want two red bells."
+
+        quietdesk ask --top-p 0.9 --set presence_penalty=0.5 --stop "Regards" < question.txt
     """
     # Heavy, and not needed to show the help.
     from quietdesk.loading import open_engine
@@ -49,6 +61,8 @@ def ask(
         if sys.stdin.isatty():
             raise typer.BadParameter('Nothing to ask: quietdesk ask "Do you ship to Norway?"')
         question = read_stdin()
+    if schema is not None and grammar is not None:
+        raise typer.BadParameter("An answer keeps to a schema or to a grammar, not to both.")
     settings = options.read_settings(
         model=model,
         draft_model=draft_model,
@@ -57,6 +71,13 @@ def ask(
         seed=seed,
         max_tokens=max_tokens,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        stop=stop or None,
+        assigned=assigned,
+        grammar=None if grammar is None else options.read_text(grammar),
     )
     wanted: ReplyOptions = {} if schema is None else {"schema": _read_schema(schema)}
     store: Store = open_store(None, settings) if keep else MemoryStore()

@@ -31,6 +31,12 @@ def chat(
     seed: options.Seed = None,
     max_tokens: options.MaxTokens = None,
     temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    min_p: options.MinP = None,
+    repeat_penalty: options.RepeatPenalty = None,
+    stop: options.Stop = None,
+    assigned: options.Set = None,
     metrics_port: options.MetricsPort = None,
 ) -> None:
     r"""Chat line by line. In a pipe each line is a message, and each reply ends with a new line.
@@ -48,6 +54,12 @@ def chat(
         seed=seed,
         max_tokens=max_tokens,
         temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        min_p=min_p,
+        repeat_penalty=repeat_penalty,
+        stop=stop or None,
+        assigned=assigned,
         metrics_port=metrics_port,
     )
     at_prompt = sys.stdin.isatty()

@@ -1,6 +1,6 @@
 """Options that several verbs have, and the settings that follow from them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -8,9 +8,9 @@ from typing import Annotated
 import typer
 
 from quietdesk.assistant import Assistant, database_place, open_store
-from quietdesk.config import Settings
+from quietdesk.config import Settings, read_assignments
 from quietdesk.conversation import Conversation
-from quietdesk.errors import UsageError
+from quietdesk.errors import ConfigError, UsageError
 from quietdesk.store.base import Store
 
 Model = Annotated[
@@ -36,6 +36,33 @@ MaxTokens = Annotated[int | None, typer.Option("--max-tokens", help="Tokens of a
 Temperature = Annotated[
     float | None, typer.Option("--temperature", help="0 always takes the likeliest word.")
 ]
+Stop = Annotated[
+    list[str] | None,
+    typer.Option("--stop", help="Text that ends the reply and is no part of it; can be repeated."),
+]
+TopK = Annotated[
+    int | None, typer.Option("--top-k", help="Only the k likeliest tokens; 0 takes all.")
+]
+TopP = Annotated[
+    float | None,
+    typer.Option("--top-p", help="Only the likeliest tokens that together have this probability."),
+]
+MinP = Annotated[
+    float | None,
+    typer.Option("--min-p", help="Only tokens with this share of the likeliest's probability."),
+]
+RepeatPenalty = Annotated[
+    float | None,
+    typer.Option("--repeat-penalty", help="Above 1, tokens used lately become less likely."),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="NAME=VALUE",
+        help="Any setting, as in the config file: --set presence_penalty=0.5; can be repeated.",
+    ),
+]
 MetricsPort = Annotated[
     int | None,
     typer.Option("--metrics-port", help="Port on this machine where Prometheus may read metrics."),
@@ -51,25 +78,29 @@ def read_settings(
     seed: int | None = None,
     max_tokens: int | None = None,
     temperature: float | None = None,
+    assigned: Sequence[str] | None = None,
     **more: object,
 ) -> Settings:
     """The settings in force with a verb's options on top; None is what was not given.
 
     Raises:
-        ConfigError: a bad value.
+        ConfigError: a bad value, or one that is given twice.
         typer.BadParameter: the system prompt's file cannot be read.
     """
-    return Settings.load(
-        {
-            "model": model,
-            "database": database,
-            "system": None if system is None else read_text(system),
-            "seed": seed,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            **more,
-        }
-    )
+    own = {
+        "model": model,
+        "database": database,
+        "system": None if system is None else read_text(system),
+        "seed": seed,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        **more,
+    }
+    given = read_assignments(assigned or ())
+    for name in given:
+        if own.get(name) is not None:
+            raise ConfigError(f"{name!r} is set twice: by --set, and by an option of its own.")
+    return Settings.load(own | given)
 
 
 def for_conversations(settings: Settings, n_seq: int) -> Settings:
