@@ -201,7 +201,45 @@ def dstc9(path: Path) -> Iterator[Transcript]:
             )
 
 
-ALL = ("features", "text", "trees")
+def on_reply(rows: list[Transcript]) -> list[Transcript]:
+    """Ratings moved from the silence after a reply to the reply."""
+    moved = []
+    for row in rows:
+        *before, reply, silence = row.messages
+        reply = reply.model_copy(update={"ratings": silence.ratings})
+        moved.append(row.model_copy(update={"messages": (*before, reply)}))
+    return moved
+
+
+def whole_only(rows: list[Transcript]) -> list[Transcript]:
+    """Ratings of the dialogue alone: of its turns nobody said anything."""
+    return [
+        row.model_copy(
+            update={"messages": tuple(m.model_copy(update={"ratings": ()}) for m in row.messages)}
+        )
+        for row in rows
+    ]
+
+
+def judges(data: Path) -> dict[str, Labelled]:
+    """Four sets with judgements whose licences allow to learn from them, each by itself.
+
+    Args:
+        data: Folder of the public sets.
+    """
+    rewards = data / "taskmaster_reward/dev"
+    rows = {
+        "tm3": on_reply(list(taskmaster(rewards / "tm3_reward.json.gz", calls=True))),
+        "tm4": on_reply(list(taskmaster(rewards / "tm4_reward.json.gz", calls=True))),
+        "dstc9": on_reply(
+            list(dstc9(data / "dstc9_track1/dev/human_rated_index_mod5_eq0.jsonl.gz"))
+        ),
+        "star": whole_only(list(star(data / "star/dev/dialogues.tar.gz"))),
+    }
+    return {name: labelled(Conversations(to_batch(part))) for name, part in rows.items()}
+
+
+ALL = ("features", "text", "story", "trees")
 
 
 def labels_of(sets: Mapping[str, Sequence[Transcript]]) -> Labelled:

@@ -3,12 +3,15 @@
     python tests/bench/satisfaction.py --data ../shared/data
     python tests/bench/satisfaction.py --data ../shared/data --only shipped,grounding,outcome
 
-Prints a table for each part and, last, one line of JSON, which is also kept in `--out`. The parts:
+Prints a table for each part and, last, one line of JSON. Each figure is kept in `--out` as soon as
+it is there; a run that was stopped goes on where it was, as long as the commit is the same. Parts:
 
-- `own`: an estimator fitted and cross-validated on each of the English sets of USS by itself;
+- `clean`: an estimator fitted and cross-validated on each of the sets that its recipe was chosen
+  by (`models/recipe/choose_satisfaction.py`), which flatters a little;
+- `own`: the same on each of the English sets of USS, which had no say in the recipe;
 - `pooled`: the same, trained on the three together;
+- `curve`: fitted on a few or many of a USS set's dialogues, measured on the same others of it;
 - `shipped`: the shipped estimator on these sets, none of which it was fitted on;
-- `taskmaster`: thumbs for replies of a film and a coffee bot, by first user utterance;
 - `grounding`: groundedness against three people's ratings of accuracy;
 - `outcome`: the outcome metric against what STAR's users and wizards said afterwards.
 
@@ -21,14 +24,18 @@ import gzip
 import importlib.util
 import json
 import math
+import platform
+import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from quietdesk.columns import to_batch
+from quietdesk.engine.device import machine
 from quietdesk.scoring.agreement import Agreement, area_under_curve, with_interval
 from quietdesk.scoring.base import Conversations
 from quietdesk.scoring.fitting import (
@@ -48,6 +55,13 @@ from quietdesk.types import Author, Transcript, TranscriptMessage
 
 USS = ("MWOZ", "ReDial", "CCPE")
 Results = dict[str, Any]
+Measured = Iterator[tuple[str, Results]]
+Part = Callable[[Path, Recipe, Container[str]], Measured]
+"""What a part gives for each of the names that are not there yet."""
+SIZES = (50, 100, 200, 400, 800)
+"""Dialogues that the learning curve is measured at."""
+HELD_OUT = 0.3
+"""Of a set's dialogues, that it is measured on."""
 
 
 def load_recipe() -> Any:
@@ -115,14 +129,36 @@ def plain(found: Agreement | None) -> Any:
     return json.loads(json.dumps(dataclasses.asdict(found)).replace("NaN", "null"))
 
 
-def own(data: Path, recipe: Recipe) -> Results:
+def clean(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
+    """Each set that the recipe was chosen on."""
+    for name, labels in load_recipe().judges(data).items():
+        if name not in done:
+            fitted = fit(labels, recipe)
+            yield name, show(name, fitted.turns, fitted.conversations)
+
+
+def own(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
     """Each USS set by itself."""
-    results: Results = {}
-    print(HEAD)
-    for name in USS:
+    for name in (name for name in USS if name not in done):
         fitted = fit(read_uss(data, name), recipe)
-        results[name] = show(name, fitted.turns, fitted.conversations)
-    return results | {"mean": means(results)}
+        yield name, show(name, fitted.turns, fitted.conversations)
+
+
+def curve(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
+    """Each USS set: fitted on so many dialogues in a random order, measured on the last of them."""
+    for name in (name for name in USS if name not in done):
+        rows = list(uss(data / f"uss/dev/{name}.txt.gz"))
+        order = np.random.default_rng(0).permutation(len(rows))
+        n_out = round(HELD_OUT * len(rows))
+        held_out = labelled(Conversations(to_batch([rows[i] for i in order[-n_out:]])))
+        sizes = [size for size in SIZES if size < len(rows) - n_out] + [len(rows) - n_out]
+        found: Results = {}
+        for size in sizes:
+            some = labelled(Conversations(to_batch([rows[i] for i in order[:size]])))
+            fitted = fit(some, dataclasses.replace(recipe, n_outer=0))
+            measured = evaluate(fitted.estimator, held_out)
+            found[str(size)] = show(f"{name} {size}", *measured)
+        yield name, found
 
 
 def show(name: str, turns: Agreement | None, whole: Agreement | None) -> Results:
@@ -144,16 +180,15 @@ def means(results: Results) -> Results:
     return found
 
 
-def pooled(data: Path, recipe: Recipe) -> Results:
+def pooled(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
     """The three USS sets together, each measured by itself."""
+    if all(name in done for name in USS):
+        return
     rows = {name: list(uss(data / f"uss/dev/{name}.txt.gz")) for name in USS}
     labels: Labelled = load_recipe().labels_of(rows)
     fitted = fit(labels, recipe)
-    results: Results = {}
-    print(HEAD)
     for number, name in enumerate(USS):
-        results[name] = show(name, *_of_set(labels, fitted, number))
-    return results | {"mean": means(results)}
+        yield name, show(name, *_of_set(labels, fitted, number))
 
 
 def _of_set(
@@ -182,36 +217,16 @@ def _of_set(
     return turns, whole
 
 
-def shipped_on_uss(data: Path, recipe: Recipe) -> Results:
+def shipped_on_uss(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
     """The shipped estimator, which never saw these sets."""
     del recipe
-    results: Results = {}
-    print(HEAD)
-    for name in USS:
-        results[name] = show(name, *evaluate(shipped(), read_uss(data, name)))
-    return results | {"mean": means(results)}
+    for name in (name for name in USS if name not in done):
+        yield name, show(name, *evaluate(shipped(), read_uss(data, name)))
 
 
-def taskmaster(data: Path, recipe: Recipe) -> Results:
-    """Thumbs for replies and tool calls, fitted on each set by itself."""
-    results: Results = {}
-    print(HEAD)
-    for name in ("tm3", "tm4"):
-        path = data / f"taskmaster_reward/dev/{name}_reward.json.gz"
-        rows = list(load_recipe().taskmaster(path, calls=True))
-        rated = []
-        for row in rows:
-            *before, reply, silence = row.messages
-            reply = reply.model_copy(update={"ratings": silence.ratings})
-            rated.append(row.model_copy(update={"messages": (*before, reply)}))
-        fitted = fit(labelled(Conversations(to_batch(rated))), recipe)
-        results[name] = show(name, fitted.turns, fitted.conversations)
-    return results
-
-
-def grounded(data: Path, recipe: Recipe) -> Results:
+def grounded(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
     """Groundedness of replies in the right snippet, against people's ratings of accuracy."""
-    del recipe
+    del recipe, done
     path = data / "dstc9_track1/dev/human_rated_index_mod5_eq0.jsonl.gz"
     with gzip.open(path, "rt", encoding="utf-8") as lines:
         accuracy = [np.mean(json.loads(text)["accuracy"]) for text in lines]
@@ -220,7 +235,6 @@ def grounded(data: Path, recipe: Recipe) -> Results:
     people = np.array(accuracy)
     group = np.unique([row.customer or "" for row in rows], return_inverse=True)[1]
     share = found.backed / np.maximum(found.stated, 1)
-    results: Results = {}
     for name, values in (
         ("groundedness", np.nan_to_num(found.recall)),
         ("supported", share),
@@ -228,13 +242,12 @@ def grounded(data: Path, recipe: Recipe) -> Results:
     ):
         figure = with_interval(lambda r, v=values: spearman(v[r], people[r]), group)  # type: ignore[misc]
         print(f"{name:<26} Spearman {figure.value:.3f} ({figure.low:.3f}..{figure.high:.3f})")
-        results[name] = dataclasses.asdict(figure)
-    return results | {"n": len(rows)}
+        yield name, {"spearman": dataclasses.asdict(figure), "n": len(rows)}
 
 
-def outcomes(data: Path, recipe: Recipe) -> Results:
+def outcomes(data: Path, recipe: Recipe, done: Container[str]) -> Measured:
     """The outcome against STAR's questionnaires: good is every question answered with yes."""
-    del recipe
+    del recipe, done
     rows = list(load_recipe().star(data / "star/dev/dialogues.tar.gz"))
     found = endings(Conversations(to_batch(rows)))
     good = np.array([row.ratings[0] == 5.0 for row in rows])
@@ -259,17 +272,31 @@ def outcomes(data: Path, recipe: Recipe) -> Results:
     counts = np.bincount(found.outcome[some], minlength=5).tolist()
     print(f"outcome, AUC of success    {figure.value:.3f} ({figure.low:.3f}..{figure.high:.3f})")
     print("share of successes by outcome:", {k: round(v, 3) for k, v in shares.items()}, counts)
-    return {"auc": dataclasses.asdict(figure), "success": shares, "counts": counts}
+    yield "star", {"auc": dataclasses.asdict(figure), "success": shares, "counts": counts}
 
 
-PARTS: dict[str, Callable[[Path, Recipe], Results]] = {
+PARTS: dict[str, Part] = {
     "grounding": grounded,
     "outcome": outcomes,
     "shipped": shipped_on_uss,
-    "taskmaster": taskmaster,
+    "clean": clean,
     "own": own,
+    "curve": curve,
     "pooled": pooled,
 }
+AVERAGED = ("shipped", "own", "pooled")
+
+
+def commit() -> str:
+    """The commit that this is run on."""
+    told = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return told.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -280,22 +307,35 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of the public sets")
     parser.add_argument("--only", default=",".join(PARTS), help="parts, with commas between")
     parser.add_argument("--folds", type=int, default=5)
-    parser.add_argument("--trees", type=int, default=Recipe().n_trees)
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results/satisfaction.json"
     )
     options = parser.parse_args()
-    recipe = Recipe(n_outer=options.folds, n_trees=options.trees)
+    names = options.only.split(",")
+    here = machine()
+    told = {
+        "commit": commit(),
+        "date": date.today().isoformat(),
+        "machine": f"{here.cpu}, {here.cores} cores",
+        "python": platform.python_version(),
+        "folds": options.folds,
+    }
     kept: Results = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name in options.only.split(","):
-        began = time.monotonic()
-        print(f"\n== {name}", flush=True)
-        kept[name] = PARTS[name](options.data, recipe)
-        kept[name]["seconds"] = round(time.monotonic() - began)
-        kept[name]["folds"] = options.folds
-        options.out.parent.mkdir(exist_ok=True)
-        options.out.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
-    print(json.dumps({name: kept[name] for name in options.only.split(",")}, sort_keys=True))
+    for name in names:
+        part = kept.get(name, {})
+        if any(part.get(key) != told[key] for key in ("commit", "folds")):
+            part = {**told, "seconds": 0, "sets": {}}
+        kept[name] = part
+        print(f"\n== {name}\n{HEAD}", flush=True)
+        began, before = time.monotonic(), part["seconds"]
+        for key, found in PARTS[name](options.data, Recipe(n_outer=options.folds), part["sets"]):
+            part["sets"][key] = found
+            part["seconds"] = before + round(time.monotonic() - began)
+            if name in AVERAGED:
+                part["mean"] = means(part["sets"])
+            options.out.parent.mkdir(exist_ok=True)
+            options.out.write_text(json.dumps(kept, indent=1, sort_keys=True) + "\n")
+    print(json.dumps({name: kept[name] for name in names}, sort_keys=True))
 
 
 if __name__ == "__main__":

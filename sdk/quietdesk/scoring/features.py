@@ -1,9 +1,9 @@
 """Features: a message and its neighbours as named numbers, for the satisfaction estimate.
 
 A message is seen together with the ones around it: the other side's last and next message, the same
-side's last and next, what was said so far and, for offline use, in the whole conversation. Features
-that look ahead are named so in `Feature.ahead`; an estimate for a running conversation leaves them
-out.
+side's last and next, what was said so far and, for offline use, in the whole conversation; and how
+much of what it says was said before, by whom. Features that look ahead are named so in
+`Feature.ahead`; an estimate for a running conversation leaves them out.
 """
 
 from functools import cache
@@ -15,7 +15,7 @@ import numpy.typing as npt
 from quietdesk.scoring.base import AUTHORS, NO_TIME
 from quietdesk.scoring.friction import looping, rephrased
 from quietdesk.scoring.grounding import grounding
-from quietdesk.scoring.lexicon import Mark, join
+from quietdesk.scoring.lexicon import HashArray, Mark, join, mix
 from quietdesk.scoring.reading import NOWHERE, Reading
 from quietdesk.scoring.scan import similarity
 from quietdesk.types import Author
@@ -81,6 +81,24 @@ _SINGLE = (
 )
 
 
+_ECHO = (
+    "content words",
+    "all numbers",
+    "said before",
+    "numbers not said before",
+    "said by the other side",
+    "numbers not said by the other side",
+    "said by the same side",
+    "numbers not said by the same side",
+    "told by a tool",
+    "numbers not told by a tool",
+)
+"""Of a message: its content words (log) and numbers, the share of them that stands in an earlier
+message by anyone, by one side, by a tool, and how many of the numbers do not."""
+_ECHO_VIEWS = ("own", "other before")
+_CONVERSATION = np.uint64(0xD1342543DE82EF95)
+
+
 @cache
 def _counted_names() -> tuple[str, ...]:
     marks = (mark.name.lower().replace("_", " ") for mark in _COUNTED)
@@ -91,7 +109,8 @@ def _counted_names() -> tuple[str, ...]:
 def features() -> tuple[Feature, ...]:
     """The columns of `turn_features`, in order."""
     seen = [Feature(f"{view}: {n}", ahead) for view, ahead in _VIEWS for n in _counted_names()]
-    return (*seen, *(Feature(name, ahead) for name, ahead in _SINGLE))
+    echo = [Feature(f"{view}: {name}", False) for view in _ECHO_VIEWS for name in _ECHO]
+    return (*seen, *echo, *(Feature(name, ahead) for name, ahead in _SINGLE))
 
 
 class _Neighbours(NamedTuple):
@@ -136,8 +155,10 @@ def turn_features(seen: Reading, rows: IntArray) -> FeatureArray:
         whole_same,
         whole_other,
     ]
+    said = _echo(seen)
+    echo = [said[rows], _at(said, around.other_before[rows])]
     single = _single(seen, rows, around, turn, turns)
-    return np.concatenate([*views, single], axis=1).astype(np.float32)
+    return np.concatenate([*views, *echo, single], axis=1).astype(np.float32)
 
 
 def _table(seen: Reading) -> npt.NDArray[np.float64]:
@@ -157,6 +178,51 @@ def _table(seen: Reading) -> npt.NDArray[np.float64]:
         return np.minimum(np.stack(columns, axis=1).astype(np.float64), 20.0)
 
     return seen.conversations.memo("feature table", count)
+
+
+def _echo(seen: Reading) -> npt.NDArray[np.float64]:
+    """Shape (n, len(_ECHO)): how much of each message stands in the ones before it."""
+
+    def look() -> npt.NDArray[np.float64]:
+        said = seen.scan
+        number = (said.marks & Mark.NUMBER.bit) != 0
+        useful = np.flatnonzero(((said.marks & Mark.FUNCTION.bit) == 0) | number)
+        number, row = number[useful], said.text_of[useful]
+        home = seen.conversations.conversation_of[row].astype(np.uint64) + np.uint64(1)
+        # Words of different conversations must not meet.
+        words = mix(said.stems[useful] ^ (home * _CONVERSATION))
+        n_words = np.bincount(row, minlength=seen.n)
+        n_numbers = np.bincount(row[number], minlength=seen.n)
+        by = [np.ones(seen.n, np.bool_), seen.agent, seen.customer, _is_tool(seen)]
+        columns = [np.log1p(n_words), np.minimum(n_numbers, 20)]
+        for known in (_known(words, row, speaker) for speaker in by):
+            columns.append(np.bincount(row[known], minlength=seen.n) / np.maximum(n_words, 1))
+            told = np.bincount(row[known & number], minlength=seen.n)
+            columns.append(np.minimum(n_numbers - told, 10))
+        table = np.stack([np.asarray(column, np.float64) for column in columns], axis=1)
+        other, same = table[:, 4:6].copy(), table[:, 6:8].copy()
+        table[:, 4:6] = np.where(seen.customer[:, None], other, same)
+        table[:, 6:8] = np.where(seen.customer[:, None], same, other)
+        return table
+
+    return seen.conversations.memo("echo table", look)
+
+
+def _known(words: HashArray, row: IntArray, speaker: BoolArray) -> BoolArray:
+    """Which words stand in an earlier row of certain speakers; rows ascending."""
+    mine = speaker[row]
+    first, at = np.unique(words[mine], return_index=True)
+    if not len(first):
+        return np.zeros(len(words), np.bool_)
+    place = np.searchsorted(first, words)
+    place[place == len(first)] = 0
+    known: BoolArray = (first[place] == words) & (row[mine][at][place] < row)
+    return known
+
+
+def _is_tool(seen: Reading) -> BoolArray:
+    tool: BoolArray = (seen.conversations.authors == AUTHORS.index(Author.TOOL)) & seen.said
+    return tool
 
 
 def _neighbours(seen: Reading) -> _Neighbours:
@@ -268,18 +334,19 @@ def _ground(seen: Reading) -> tuple[npt.NDArray[np.float64], ...]:
 
 def tool_before(seen: Reading) -> IntArray:
     """Shape (n,): the last result of a tool since either side spoke, or `NOWHERE`."""
-    tool = (seen.conversations.authors == AUTHORS.index(Author.TOOL)) & seen.said
-    before = seen.before(tool)
+    before = seen.before(_is_tool(seen))
     spoken = seen.before(seen.customer | seen.agent)
     return np.where(before > spoken, before, NOWHERE)
 
 
 class Grams(NamedTuple):
-    """Text features: which buckets each text has, with repetitions."""
+    """Text features: which buckets each text has."""
 
     buckets: IntArray
     owner: IntArray
     """Shape of `buckets`: the text's place, ascending."""
+    weight: npt.NDArray[np.float64]
+    """Shape of `buckets`: 1 plus the logarithm of how often the text has it."""
     n_texts: int
     n_buckets: int
 
@@ -289,7 +356,7 @@ def word_grams(seen: Reading, rows: IntArray) -> Grams:
     return _word_grams(seen, *_spans(seen.scan.word_offsets, rows))
 
 
-CONTEXT = 8
+CONTEXT = 64
 """Messages before a turn, tools' results among them, whose words are its context."""
 
 
@@ -298,6 +365,15 @@ def context_grams(seen: Reading, rows: IntArray) -> Grams:
     offsets = seen.scan.word_offsets
     begin = offsets[np.maximum(seen.start[rows], rows - CONTEXT)]
     return _word_grams(seen, begin, offsets[rows] - begin)
+
+
+def conversation_grams(seen: Reading, speaker: BoolArray) -> Grams:
+    """Words and pairs of words of all messages of some speakers, by conversation."""
+    rows = np.flatnonzero(speaker)
+    found = word_grams(seen, rows)
+    of = seen.conversations.conversation_of[rows][found.owner]
+    # Once per message: a word that comes back in every message says more than one that is repeated.
+    return _counted(found.buckets, of, seen.conversations.n, N_WORD_BUCKETS)
 
 
 def _word_grams(seen: Reading, begin: IntArray, size: IntArray) -> Grams:
@@ -310,8 +386,12 @@ def _word_grams(seen: Reading, begin: IntArray, size: IntArray) -> Grams:
     shift = np.uint64(64 - (N_WORD_BUCKETS - 1).bit_length())
     buckets = np.concatenate([single >> shift, double >> shift]).astype(np.int64)
     owners = np.concatenate([owner, owner[pair]])
-    order = np.argsort(owners, kind="stable")
-    return Grams(buckets[order], owners[order], len(begin), N_WORD_BUCKETS)
+    return _counted(buckets, owners, len(begin), N_WORD_BUCKETS)
+
+
+def _counted(buckets: IntArray, owners: IntArray, n_texts: int, n_buckets: int) -> Grams:
+    found, count = np.unique(owners * n_buckets + buckets, return_counts=True)
+    return Grams(found % n_buckets, found // n_buckets, 1 + np.log(count), n_texts, n_buckets)
 
 
 def sign_grams(seen: Reading, rows: IntArray) -> Grams:
@@ -338,10 +418,8 @@ def sign_grams(seen: Reading, rows: IntArray) -> Grams:
         owners.append(owner[length - 1 :][inside])
     if not buckets:
         none = np.zeros(0, np.int64)
-        return Grams(none, none, len(rows), N_SIGN_BUCKETS)
-    joined, by = np.concatenate(buckets), np.concatenate(owners)
-    order = np.argsort(by, kind="stable")
-    return Grams(joined[order], by[order], len(rows), N_SIGN_BUCKETS)
+        return Grams(none, none, np.zeros(0), len(rows), N_SIGN_BUCKETS)
+    return _counted(np.concatenate(buckets), np.concatenate(owners), len(rows), N_SIGN_BUCKETS)
 
 
 def _spans(offsets: IntArray, rows: IntArray) -> tuple[IntArray, IntArray]:

@@ -3,7 +3,8 @@
 Needs scikit-learn; what comes out does not. All that depends on the labels (weights of words,
 trees, the blend, the calibration) is fitted again inside every fold, and a customer's conversations
 are never on both sides. The calibration is fitted on estimates for turns that the estimator did not
-see (the inner folds), the agreement is measured on conversations that neither saw (the outer ones).
+see (inner folds; of trees, those that were grown without the turn's customer), the agreement is
+measured on conversations that neither saw (outer folds).
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 from scipy.optimize import minimize
-from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import Ridge
+from sklearn.tree import DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
 from quietdesk.errors import UsageError
@@ -24,23 +25,28 @@ from quietdesk.scoring.base import BoolArray, Conversations, FloatArray, IntArra
 from quietdesk.scoring.features import Grams, features, turn_features
 from quietdesk.scoring.reading import Reading, reading
 from quietdesk.scoring.satisfaction import (
-    CONTEXT,
+    BAGS,
     FORMAT,
-    TEXTS,
+    KINDS,
+    TEXT_LOOKS,
     Estimator,
     Levels,
-    first_looks,
+    Wholes,
+    bag_grams,
+    climb,
     neighbours,
     standard,
     text_grams,
     to_levels,
     whole_looks,
     whole_score,
-    whole_table,
+    wholes,
 )
 
 Arrays = dict[str, npt.NDArray[Any]]
 
+_LOOKS = ("features", "text", "story", "trees")
+"""In the order of `neighbours`, after the plain score."""
 MAX_LEVELS = 11
 """Ratings on a finer scale are gathered into `FEWER_LEVELS` levels of equal size."""
 FEWER_LEVELS = 5
@@ -59,22 +65,28 @@ class Recipe:
     n_inner: int = 4
     """Folds inside each of them that fit the blend and the calibration."""
     seed: int = 0
-    x_alpha: float = 5000.0
+    x_alpha: float = 2000.0
     """Ridge penalty on standardised features; labels are noisy and features many."""
-    text_alpha: float = 25.0
+    text_alpha: float = 20.0
     """Ridge penalty on text features of length 1."""
     blend_alpha: float = 300.0
     """Ridge penalty on what corrects a turn's score by its neighbours."""
     whole_alpha: float = 100.0
     means_alpha: float = 3000.0
-    shrink: float = 10.0
-    """Ratings worth of doubt before a conversation's raters are called lenient or strict."""
+    bag_alpha: float = 5.0
+    """Ridge penalties on what a conversation is scored from: its turns' scores, their mean
+    features, all of its words."""
+    shrink: float | None = None
+    """Ratings worth of doubt before a conversation's raters are called lenient or strict; None:
+    as many as the ratings themselves say."""
     n_trees: int = 120
-    learning_rate: float = 0.06
-    max_leaves: int = 15
-    min_leaf: int = 40
-    feature_share: float = 0.25
-    looks: tuple[str, ...] = ("features", "text", "trees")
+    """Each grown on the turns of some customers and averaged."""
+    sample_share: float = 0.63
+    """Of the customers that a tree is grown on, as many as different ones in a bootstrap sample."""
+    min_leaf: int = 3
+    feature_share: float = 0.1
+    """Of the columns that are tried at each node."""
+    looks: tuple[str, ...] = _LOOKS
     """What a turn is looked at by. Only features carry over between topics."""
     signs: Mapping[str, int] = field(default_factory=dict)
     """Features that may count, each with the direction that it may count in, 1 or -1; all features,
@@ -278,6 +290,9 @@ class _Data(NamedTuple):
     n: int
     sets: IntArray
     """Shape (n_turns,)."""
+    groups: IntArray
+    """Shape (n_turns,)."""
+    bags: Mapping[str, Grams]
 
 
 def _data(labels: Labelled, recipe: Recipe) -> _Data:
@@ -288,16 +303,16 @@ def _data(labels: Labelled, recipe: Recipe) -> _Data:
     grams = {kind: _matrix(g) for kind, g in text_grams(seen, labels.rows).items()}
     of = labels.conversations.conversation_of[labels.rows]
     y = labels.turns.mean
-    return _Data(
-        x, grams, of, y, np.minimum(labels.turns.size, 5.0), labels.conversations.n, labels.sets[of]
-    )
+    weight, n = np.minimum(labels.turns.size, 5.0), labels.conversations.n
+    sets, groups = labels.sets[of], labels.groups[of]
+    return _Data(x, grams, of, y, weight, n, sets, groups, bag_grams(seen))
 
 
 def _matrix(grams: Grams) -> sparse.csr_matrix:
     shape = (grams.n_texts, grams.n_buckets)
-    ones = np.ones(len(grams.buckets), np.float32)
+    weight = grams.weight.astype(np.float32)
     matrix: sparse.csr_matrix = sparse.coo_matrix(
-        (ones, (grams.owner, grams.buckets)), shape=shape
+        (weight, (grams.owner, grams.buckets)), shape=shape
     ).tocsr()
     return matrix
 
@@ -349,7 +364,7 @@ def _fit(
             f"The labels come from {n_groups} customers or conversations. At least 10 are needed "
             "to test an estimator on some that it was not fitted on."
         )
-    turns, wholes = None, None
+    turns, of_whole = None, None
     if recipe.n_outer:
         fold = _folds(groups, recipe.n_outer, recipe.seed)
         parts = []
@@ -358,7 +373,7 @@ def _fit(
             arrays = _fit_part(labels, data, fold != k, rated, whole, recipe)
             parts.append(_apply(arrays, labels, data, fold == k, recipe))
         turns = _gather([part[0] for part in parts], [part[1] for part in parts], rated)
-        wholes = _gather([part[2] for part in parts], [part[3] for part in parts], whole)
+        of_whole = _gather([part[2] for part in parts], [part[3] for part in parts], whole)
     tell("fitting on everything")
     arrays = _fit_part(labels, data, np.ones(data.n, np.bool_), rated, whole, recipe)
     covered = reading(labels.conversations).english.mean() if data.n else 0.0
@@ -373,21 +388,22 @@ def _fit(
         "n_turns": len(rated),
         "n_conversations": len(whole),
     }
-    estimator = Estimator(told, {name: _small(array) for name, array in arrays.items()})
+    estimator = Estimator(told, {name: _small(name, array) for name, array in arrays.items()})
     return Fitted(
         estimator,
         agreement_with(turns, labels.turns, rated, groups[data.of[rated]], labels.scale),
-        agreement_with(wholes, labels.whole, whole, groups[whole], labels.scale),
+        agreement_with(of_whole, labels.whole, whole, groups[whole], labels.scale),
         turns,
         labels.rows[rated],
-        wholes,
+        of_whole,
         whole,
     )
 
 
-def _small(array: npt.NDArray[Any]) -> npt.NDArray[Any]:
+def _small(name: str, array: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Text weights take two bytes each: their errors average out."""
-    return array.astype(np.float16) if array.size > 1 << 14 else array
+    of_text = any(f"{kind}." in name for kind in (*KINDS, *BAGS))
+    return array.astype(np.float16) if of_text else array
 
 
 def _folds(groups: IntArray, k: int, seed: int) -> IntArray:
@@ -412,15 +428,11 @@ def _fit_part(
     score: FloatArray | None = None
     inner = _folds(labels.groups, recipe.n_inner, recipe.seed + 1)
     if len(mine):
-        base = _fit_looks(data, mine, recipe)
+        base, looks = _fit_and_look(data, mine, inner, recipe)
+        trees, by_trees = _fit_trees(base, data, mine, recipe)
+        base.update(trees)
+        looks = np.concatenate([looks, by_trees[:, None]], axis=1)
         arrays.update({f"turn.{name}": array for name, array in base.items()})
-        # Each turn's looks come from folds without its group; turns without labels from the whole.
-        looks = _looks(base, data)
-        for k in range(recipe.n_inner):
-            out = inner[data.of] == k
-            kept = mine[inner[data.of[mine]] != k]
-            if len(kept) and out.any():
-                looks[out] = _looks(_fit_looks(data, kept, recipe), data)[out]
         context = neighbours(looks, data.of, ahead=recipe.ahead)
         weights, bias = _fit_blend(context[mine], data.y[mine], data.weight[mine], recipe)
         score = context @ weights + bias
@@ -431,13 +443,10 @@ def _fit_part(
     if len(cases):
         y, votes = labels.whole.mean[cases], labels.whole.take(cases)
         weight = np.minimum(votes.size, 5.0)
-        part = _fit_whole(data, score, cases, y, weight, recipe)
-        looks = whole_looks(part, score, data.x, data.of, data.n)[cases]
-        for k in range(recipe.n_inner):
-            out = inner[cases] == k
-            if out.any() and not out.all():
-                fold = _fit_whole(data, score, cases[~out], y[~out], weight[~out], recipe)
-                looks[out] = whole_looks(fold, score, data.x, data.of, data.n)[cases[out]]
+        seen = wholes(score, data.x, data.of, data.n, data.bags)
+        part, looks = _fit_and_look_at_whole(
+            seen, _Cases(cases, y, weight, labels.groups[cases]), inner[cases], recipe
+        )
         part["blend"], part["bias"] = _positive_blend(looks, y, weight)
         total = looks @ part["blend"] + part["bias"][0]
         arrays.update({f"whole.{name}": array for name, array in part.items()})
@@ -449,50 +458,94 @@ def _fit_part(
 def _fit_blend(
     context: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe
 ) -> tuple[FloatArray, float]:
-    """Weights of the columns of `neighbours`: a correction of the plain score, where it pays."""
-    mean, spread = context.mean(axis=0), context.std(axis=0)
+    """Weights of the columns of `neighbours`: looks count from 0 up, neighbours correct them.
+
+    What neighbours say counts by how far it differs from the turn's own plain score, so that a turn
+    that stands alone is scored by its looks only.
+    """
+    looks = context[:, 1 : 1 + len(_LOOKS)]
+    own, bias = _positive_blend(looks, y, weight)
+    apart = context[:, 1 + len(_LOOKS) :] - context[:, :1]
+    mean, spread = apart.mean(axis=0), apart.std(axis=0)
     spread[spread < 1e-9] = 1.0
-    plain = context[:, 0]
-    scaled = (context - mean) / spread
-    model = Ridge(alpha=recipe.blend_alpha).fit(scaled, y - plain, weight)
-    weights = model.coef_ / spread
-    bias = float(model.intercept_ - mean @ weights)
-    weights[0] += 1.0
-    return weights, bias
+    model = Ridge(alpha=recipe.blend_alpha)
+    model.fit((apart - mean) / spread, y - looks @ own - bias[0], weight)
+    correction = model.coef_ / spread
+    weights = np.concatenate([[-float(correction.sum())], own, correction])
+    return weights, float(bias[0] + model.intercept_ - mean @ correction)
+
+
+def _fit_and_look(
+    data: _Data, mine: IntArray, inner: IntArray, recipe: Recipe
+) -> tuple[Arrays, FloatArray]:
+    """The weighted looks, and what they say of turns that they were not fitted on.
+
+    Returns:
+        (arrays, shape (n_turns, 3): the looks of each rated turn from folds without its group,
+        of turns without ratings from all folds).
+    """
+    found = _fit_looks(data, mine, recipe)
+    looks = _linear_looks(found, data, np.arange(len(data.x)))
+    for k in range(recipe.n_inner):
+        out = np.flatnonzero(inner[data.of] == k)
+        kept = mine[inner[data.of[mine]] != k]
+        if len(kept) and len(out):
+            looks[out] = _linear_looks(_fit_looks(data, kept, recipe), data, out)
+    return found, looks
 
 
 def _fit_looks(data: _Data, rows: IntArray, recipe: Recipe) -> Arrays:
-    """The three looks at a turn, from some rated turns."""
-    x, y, weight, of = data.x[rows], data.y[rows], data.weight[rows], data.of[rows]
+    """The weighted looks at a turn: by features, by text and by story."""
+    x, weight = data.x[rows], data.weight[rows]
     mean, spread = x.mean(axis=0, dtype=np.float64), x.std(axis=0, dtype=np.float64)
     spread[spread < 1e-6] = 0.0
-    wide = standard(x, mean, spread)
-    # Raters differ from conversation to conversation. What the features do not explain of a
-    # conversation's mean is taken off before anything is learned from its turns.
-    y = _within(y, data.sets[rows])
-    wide = _within(wide, data.sets[rows])
-    first = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
-    rest = (y - first.predict(wide)) * weight
+    wide = _within(standard(x, mean, spread), data.sets[rows])
+    y = _targets(data, rows, wide, recipe)
+    weights, bias = np.zeros(x.shape[1]), float(np.average(y, weights=weight))
+    if "features" in recipe.looks and recipe.signs:
+        weights = _signed(wide, y, weight, recipe.x_alpha, recipe.signs)
+    elif "features" in recipe.looks:
+        model = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
+        weights, bias = model.coef_, model.intercept_
+    of_x = {"x.mean": mean, "x.spread": spread, "x.weights": weights, "x.bias": np.array([bias])}
+    return of_x | _fit_text(data, rows, y, weight, recipe)
+
+
+def _targets(data: _Data, rows: IntArray, wide: FloatArray, recipe: Recipe) -> FloatArray:
+    """Ratings of some turns without what is the raters' own.
+
+    Raters differ from conversation to conversation. What the features do not explain of a
+    conversation's mean is taken off before anything is learned from its turns.
+    """
+    y, weight, of = _within(data.y[rows], data.sets[rows]), data.weight[rows], data.of[rows]
+    rest = y - Ridge(alpha=recipe.x_alpha).fit(wide, y, weight).predict(wide)
+    total = np.bincount(of, weights=weight, minlength=data.n)
+    lenient = np.bincount(of, weights=rest * weight, minlength=data.n)
+    shrink = _doubt(rest, weight, of) if recipe.shrink is None else recipe.shrink
     size = np.bincount(of, minlength=data.n)
-    lenient = np.bincount(of, weights=rest, minlength=data.n) / (
-        np.bincount(of, weights=weight, minlength=data.n) + recipe.shrink
-    )
-    y = y - np.where(size > 1, lenient, 0.0)[of]
-    found: Arrays = {"x.mean": mean, "x.spread": spread}
-    if recipe.signs:
-        found["x.weights"] = _signed(wide, y, weight, recipe)
-        found["x.bias"] = np.array([np.average(y, weights=weight)])
-    else:
-        by_x = Ridge(alpha=recipe.x_alpha).fit(wide, y, weight)
-        found["x.weights"], found["x.bias"] = by_x.coef_, np.array([by_x.intercept_])
-    center = float(np.average(y, weights=weight))
-    if "features" not in recipe.looks:
-        found["x.weights"], found["x.bias"] = np.zeros(x.shape[1]), np.array([center])
-    found.update(
-        _fit_text(data, rows, y, weight, recipe) if "text" in recipe.looks else _no_text(center)
-    )
-    found.update(_fit_trees(x, y, recipe) if "trees" in recipe.looks else _no_trees(center))
+    found: FloatArray = y - np.where(size > 1, lenient / (total + shrink), 0.0)[of]
     return found
+
+
+def _doubt(rest: FloatArray, weight: FloatArray, of: IntArray) -> float:
+    """The variance within conversations by that between them, at least 1, at most 1e9.
+
+    Source: the analysis of variance's estimators of the components of variance, as in Searle,
+    Casella and McCulloch, Variance Components (1992), chapter 3.
+    """
+    total = np.bincount(of, weights=weight)
+    there = total > 0
+    total, n = total[there], int(there.sum())
+    if n < 2 or len(rest) <= n:
+        return 1e9
+    mean = np.bincount(of, weights=rest * weight)[there] / total
+    place = np.cumsum(there) - 1
+    within = float((weight * (rest - mean[place[of]]) ** 2).sum()) / (len(rest) - n)
+    middle = float((rest * weight).sum() / weight.sum())
+    between = float((total * (mean - middle) ** 2).sum()) / (n - 1)
+    size = (total.sum() - (total**2).sum() / total.sum()) / (n - 1)
+    variance = (between - within) / size
+    return float(np.clip(within / variance, 1.0, 1e9)) if variance > 0 else 1e9
 
 
 def _within(values: FloatArray, sets: IntArray) -> FloatArray:
@@ -508,15 +561,17 @@ def _within(values: FloatArray, sets: IntArray) -> FloatArray:
     return moved
 
 
-def _signed(wide: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe) -> FloatArray:
-    """Ridge weights that keep to the recipe's signs; other features get 0."""
-    sign = np.array([recipe.signs.get(feature.name, 0) for feature in features()], np.float64)
+def _signed(
+    wide: FloatArray, y: FloatArray, weight: FloatArray, alpha: float, signs: Mapping[str, int]
+) -> FloatArray:
+    """Ridge weights that keep to some signs; features without one get 0."""
+    sign = np.array([signs.get(feature.name, 0) for feature in features()], np.float64)
     used = np.flatnonzero(sign)
-    unknown = set(recipe.signs) - {feature.name for feature in features()}
+    unknown = set(signs) - {feature.name for feature in features()}
     assert not unknown, unknown
     columns = wide[:, used] * sign[used]
     centered = columns - np.average(columns, axis=0, weights=weight)
-    gram = (centered * weight[:, None]).T @ centered + recipe.x_alpha * np.eye(len(used))
+    gram = (centered * weight[:, None]).T @ centered + alpha * np.eye(len(used))
     goal = (centered * weight[:, None]).T @ (y - np.average(y, weights=weight))
     scale = float(weight.sum())
     found = minimize(
@@ -535,130 +590,243 @@ def _signed(wide: FloatArray, y: FloatArray, weight: FloatArray, recipe: Recipe)
 def _fit_text(
     data: _Data, rows: IntArray, y: FloatArray, weight: FloatArray, recipe: Recipe
 ) -> Arrays:
-    """Weights of the text features: one fit for all kinds of `TEXTS`, one for the context."""
-    found: Arrays = {}
-    for name, kinds in (("text", TEXTS), (CONTEXT, (CONTEXT,))):
-        blocks = []
-        for kind in kinds:
-            matrix = data.grams[kind][rows]
-            common = np.asarray((matrix > 0).sum(axis=0)).ravel()
-            idf = np.where(common >= 3, np.log((1 + len(rows)) / (1 + common)) + 1, 0.0)
-            found[f"{kind}.idf"] = idf.astype(np.float32)
-            blocks.append(_weighted(matrix, found[f"{kind}.idf"]))
-        model = Ridge(alpha=recipe.text_alpha, solver="sparse_cg", tol=1e-3)
-        model.fit(sparse.hstack(blocks).tocsr(), y, weight)
-        found[f"{name}.bias"] = np.array([model.intercept_])
+    """Weights of the text features for each look at them.
+
+    The arrays of kinds that no look needs are empty.
+    """
+    used = {kind for look, kinds in TEXT_LOOKS.items() if look in recipe.looks for kind in kinds}
+    found: Arrays = {f"{kind}.idf": np.zeros(0, np.float32) for kind in KINDS}
+    block = {}
+    for kind in sorted(used):
+        matrix = data.grams[kind][rows]
+        found[f"{kind}.idf"] = _idf(matrix)
+        block[kind] = _weighted(matrix, found[f"{kind}.idf"])
+    for look, kinds in TEXT_LOOKS.items():
+        if look in recipe.looks:
+            columns = sparse.hstack([block[kind] for kind in kinds]).tocsr()
+            model = Ridge(alpha=recipe.text_alpha, solver="sparse_cg", tol=1e-3)
+            model.fit(columns, y, weight)
+            weights, bias = model.coef_, model.intercept_
+        else:
+            weights, bias = np.zeros(0), float(np.average(y, weights=weight))
+        found[f"{look}.bias"] = np.array([bias])
         begin = 0
-        for kind, block in zip(kinds, blocks, strict=True):
-            weights = model.coef_[begin : begin + block.shape[1]]
-            found[f"{kind}.weights"] = weights.astype(np.float32)
-            begin += block.shape[1]
+        for kind in kinds:
+            stop = begin + (len(found[f"{kind}.idf"]) if len(weights) else 0)
+            found[f"{look}.{kind}.weights"] = weights[begin:stop].astype(np.float32)
+            begin = stop
     return found
 
 
-def _no_text(center: float) -> Arrays:
-    found: Arrays = {}
-    for kind in (*TEXTS, CONTEXT):
-        found[f"{kind}.idf"] = found[f"{kind}.weights"] = np.zeros(0, np.float32)
-    for name in ("text", CONTEXT):
-        found[f"{name}.bias"] = np.array([center])
-    return found
+def _fit_trees(
+    base: Arrays, data: _Data, rows: IntArray, recipe: Recipe
+) -> tuple[Arrays, FloatArray]:
+    """Trees from some rated turns, and what they say of every turn.
+
+    Returns:
+        (arrays, shape (n_turns,): of each turn the mean over the trees that were grown without its
+        customer, which are all of them where none of the rows is the customer's).
+    """
+    wide = _within(standard(data.x[rows], base["x.mean"], base["x.spread"]), data.sets[rows])
+    y, weight = _targets(data, rows, wide, recipe), data.weight[rows]
+    every = np.arange(len(data.x))
+    return _grow(data.x, rows, y, weight, data.groups[rows], every, data.groups, recipe)
 
 
-def _no_trees(center: float) -> Arrays:
-    none = np.zeros(0, np.int32)
-    columns = ("feature", "left", "right", "root", "depth")
-    found: Arrays = {f"trees.{name}": none for name in columns}
-    found["trees.threshold"] = found["trees.value"] = np.zeros(0)
-    found["trees.bias"] = np.array([center])
-    return found
+def _grow(
+    columns: npt.NDArray[np.float32],
+    rows: IntArray,
+    y: FloatArray,
+    weight: FloatArray,
+    groups: IntArray,
+    wanted: IntArray,
+    groups_wanted: IntArray,
+    recipe: Recipe,
+) -> tuple[Arrays, FloatArray]:
+    """Trees from some rows, each from those of some groups, and what they say of wanted rows.
+
+    Returns:
+        (arrays, shape of `wanted`: the mean over the trees that were grown without the row's group,
+        which are all of them where none of `rows` is of that group).
+
+    Source: Breiman, Random Forests (2001), with whole groups in and out of the bag.
+    """
+    center = float(np.average(y, weights=weight))
+    if "trees" not in recipe.looks:
+        return trees_of([]) | {"trees.bias": np.array([center])}, np.full(len(wanted), center)
+    names, draw = np.unique(groups), np.random.default_rng(recipe.seed)
+    total, n_told = np.zeros(len(wanted)), np.zeros(len(wanted))
+    trees = []
+    for _ in range(recipe.n_trees):
+        n_drawn = max(1, round(recipe.sample_share * len(names)))
+        drawn = draw.choice(names, n_drawn, replace=False)
+        mine = np.isin(groups, drawn)
+        tree = DecisionTreeRegressor(
+            min_samples_leaf=min(recipe.min_leaf, max(1, int(mine.sum()) // 4)),
+            max_features=recipe.feature_share,
+            random_state=int(draw.integers(1 << 31)),
+        ).fit(columns[rows[mine]], y[mine], weight[mine])
+        trees.append(tree)
+        others = np.flatnonzero(~np.isin(groups_wanted, drawn))
+        total[others] += tree.predict(columns[wanted[others]])
+        n_told[others] += 1
+    return trees_of(trees), np.where(n_told > 0, total / np.maximum(n_told, 1), center)
 
 
-def _fit_trees(x: npt.NDArray[np.float32], y: FloatArray, recipe: Recipe) -> Arrays:
-    forest = HistGradientBoostingRegressor(
-        max_iter=recipe.n_trees,
-        learning_rate=recipe.learning_rate,
-        max_leaf_nodes=recipe.max_leaves,
-        min_samples_leaf=min(recipe.min_leaf, max(5, len(y) // 20)),
-        l2_regularization=10.0,
-        max_features=recipe.feature_share,
-        max_bins=63,
-        early_stopping=False,
-        random_state=recipe.seed,
-    ).fit(x, y)
-    return trees_of(forest)
+def _idf(matrix: sparse.csr_matrix) -> npt.NDArray[np.float32]:
+    """Weights of buckets, higher for rarer ones; 0 for those of fewer than three texts."""
+    common = np.asarray((matrix > 0).sum(axis=0)).ravel()
+    idf = np.log((1 + matrix.shape[0]) / (1 + common)) + 1
+    return np.where(common >= 3, idf, 0.0).astype(np.float32)
 
 
 def _weighted(matrix: sparse.csr_matrix, idf: npt.NDArray[np.float32]) -> sparse.csr_matrix:
-    """Text features as `weigh` sees them: each occurrence counts, and each text has length 1."""
-    squares = matrix @ (idf.astype(np.float64) ** 2)
+    """Text features as `weigh` sees them: each text has length 1."""
+    squares = matrix.power(2) @ (idf.astype(np.float64) ** 2)
     scale = 1.0 / np.sqrt(np.maximum(squares, 1e-12))
     weighted: sparse.csr_matrix = matrix.multiply(scale[:, None]).multiply(idf[None, :]).tocsr()
+    weighted.eliminate_zeros()
     return weighted
 
 
-def trees_of(forest: HistGradientBoostingRegressor) -> Arrays:
-    """A boosted forest as arrays, for `satisfaction.climb`."""
+def trees_of(trees: Sequence[DecisionTreeRegressor]) -> Arrays:
+    """Trees as arrays, for `satisfaction.climb`."""
+    kinds = {"feature": np.int16, "threshold": np.float32, "left": np.int32, "right": np.int32}
     columns: dict[str, list[npt.NDArray[Any]]] = {
-        name: [] for name in ("feature", "threshold", "left", "right", "value")
+        name: [np.zeros(0, kind)] for name, kind in (kinds | {"value": np.float32}).items()
     }
     roots, depths, begin = [], [], 0
-    # scikit-learn has no public way to the nodes; a test compares the result with its predict.
-    for (tree,) in forest._predictors:
-        nodes = tree.nodes
-        leaf = nodes["is_leaf"].astype(np.bool_)
-        own = np.arange(len(nodes))
-        columns["feature"].append(np.where(leaf, 0, nodes["feature_idx"]).astype(np.int16))
-        columns["threshold"].append(np.where(leaf, 0.0, nodes["num_threshold"]))
-        columns["left"].append(np.where(leaf, own, nodes["left"]).astype(np.int32) + begin)
-        columns["right"].append(np.where(leaf, own, nodes["right"]).astype(np.int32) + begin)
-        columns["value"].append(nodes["value"].astype(np.float32))
+    for grown in trees:
+        tree = grown.tree_
+        leaf = tree.children_left < 0
+        own = np.arange(int(tree.node_count))
+        near = tree.threshold.astype(np.float32)
+        # Rounded down, a threshold parts numbers of four bytes just as before.
+        near = np.where(near > tree.threshold, np.nextafter(near, np.float32(-np.inf)), near)
+        columns["feature"].append(np.where(leaf, 0, tree.feature).astype(np.int16))
+        columns["threshold"].append(np.where(leaf, 0, near).astype(np.float32))
+        for side, child in (("left", tree.children_left), ("right", tree.children_right)):
+            columns[side].append(np.where(leaf, own, child).astype(np.int32) + np.int32(begin))
+        columns["value"].append(tree.value[:, 0, 0].astype(np.float32))
         roots.append(begin)
-        depths.append(int(nodes["depth"].max()))
-        begin += len(nodes)
+        depths.append(tree.max_depth)
+        begin += tree.node_count
     found: Arrays = {f"trees.{name}": np.concatenate(parts) for name, parts in columns.items()}
     found["trees.root"] = np.array(roots, np.int32)
     found["trees.depth"] = np.array(depths, np.int16)
-    found["trees.bias"] = np.array([float(np.ravel(forest._baseline_prediction)[0])])
+    found["trees.bias"] = np.zeros(1)
     return found
 
 
-def _looks(part: Arrays, data: _Data) -> FloatArray:
-    """`first_looks` of every turn, from the matrices that are already there."""
-    text = np.full(len(data.x), float(part["text.bias"][0]))
-    context = np.full(len(data.x), float(part[f"{CONTEXT}.bias"][0]))
-    for kind in (*TEXTS, CONTEXT):
+def _linear_looks(part: Arrays, data: _Data, rows: IntArray) -> FloatArray:
+    """The looks by features, text and story of some turns, from the matrices that are there.
+
+    Returns:
+        Shape (len(rows), 3).
+    """
+    looks = np.empty((len(rows), 1 + len(TEXT_LOOKS)))
+    looks[:, 0] = standard(data.x[rows], part["x.mean"], part["x.spread"]) @ part["x.weights"]
+    looks[:, 0] += part["x.bias"][0]
+    for place, look in enumerate(TEXT_LOOKS, 1):
+        looks[:, place] = part[f"{look}.bias"][0]
+    for kind in KINDS:
         if len(part[f"{kind}.idf"]):
-            idf = part[f"{kind}.idf"].astype(np.float64)
-            matrix = data.grams[kind]
-            over = matrix @ (idf * part[f"{kind}.weights"])
-            total = context if kind == CONTEXT else text
-            total += over / np.sqrt(np.maximum(matrix @ idf**2, 1e-12))
-    return first_looks(part, data.x, text, context)
+            block = _weighted(data.grams[kind][rows], part[f"{kind}.idf"])
+            for place, look in enumerate(TEXT_LOOKS, 1):
+                if len(weights := part.get(f"{look}.{kind}.weights", np.zeros(0))):
+                    looks[:, place] += block @ weights.astype(np.float64)
+    return looks
+
+
+class _Cases(NamedTuple):
+    """Rated conversations."""
+
+    places: IntArray
+    y: FloatArray
+    weight: FloatArray
+    groups: IntArray
+
+    def take(self, chosen: BoolArray) -> "_Cases":
+        y, weight = self.y[chosen], self.weight[chosen]
+        return _Cases(self.places[chosen], y, weight, self.groups[chosen])
+
+
+def _fit_and_look_at_whole(
+    seen: Wholes, cases: _Cases, fold: IntArray, recipe: Recipe
+) -> tuple[Arrays, FloatArray]:
+    """The looks at a conversation, and what they say of those that they were not fitted on.
+
+    Returns:
+        (arrays, shape (n_cases, n_looks): the looks of each from folds or trees without its group).
+    """
+    columns = seen.means.astype(np.float32)
+    places, y, weight = cases.places, cases.y, cases.weight
+    trees, by_trees = _grow(columns, places, y, weight, cases.groups, places, cases.groups, recipe)
+    bag = _bag_blocks(seen, recipe)
+    # Trees are looked at by those that were grown without the group, not by folds.
+    no_trees = trees_of([])
+    found = _fit_whole(seen, bag, cases, recipe)
+    looks = whole_looks(found | no_trees, _only(seen, places))
+    for k in range(recipe.n_inner):
+        out = fold == k
+        if out.any() and not out.all():
+            part = _fit_whole(seen, bag, cases.take(~out), recipe)
+            looks[out] = whole_looks(part | no_trees, _only(seen, places[out]))
+    looks[:, 2] = by_trees
+    return found | trees, looks
+
+
+def _only(seen: Wholes, rows: IntArray) -> Wholes:
+    """The same of some conversations."""
+    place = np.full(len(seen.means), -1)
+    place[rows] = np.arange(len(rows))
+    bags = {}
+    for kind, grams in seen.bags.items():
+        mine = place[grams.owner] >= 0
+        owner = place[grams.owner[mine]]
+        bags[kind] = Grams(
+            grams.buckets[mine], owner, grams.weight[mine], len(rows), grams.n_buckets
+        )
+    table = None if seen.table is None else seen.table[rows]
+    return Wholes(seen.means[rows], table, bags)
+
+
+def _bag_blocks(seen: Wholes, recipe: Recipe) -> dict[str, sparse.csr_matrix]:
+    """The conversations' words as matrices; none where the recipe looks at no words."""
+    if "story" not in recipe.looks:
+        return {}
+    return {kind: _matrix(grams) for kind, grams in seen.bags.items()}
 
 
 def _fit_whole(
-    data: _Data,
-    score: FloatArray | None,
-    cases: IntArray,
-    y: FloatArray,
-    weight: FloatArray,
-    recipe: Recipe,
+    seen: Wholes, bag: Mapping[str, sparse.csr_matrix], cases: _Cases, recipe: Recipe
 ) -> Arrays:
-    """Two looks at a conversation: by its turns' features, and by their scores."""
-    table, means = whole_table(score, data.x, data.of, data.n)
+    """The weighted looks at a conversation."""
     found: Arrays = {}
-    sides = [("m", means, recipe.means_alpha)]
-    if score is not None:
-        sides.append(("d", table, recipe.whole_alpha))
+    sides = [("m", seen.means, recipe.means_alpha)]
+    if seen.table is not None:
+        sides.append(("d", seen.table, recipe.whole_alpha))
     for name, columns, alpha in sides:
-        chosen = columns[cases]
+        chosen = columns[cases.places]
         mean, spread = chosen.mean(axis=0), chosen.std(axis=0)
         spread[spread < 1e-6] = 0.0
-        model = Ridge(alpha=alpha).fit(standard(chosen, mean, spread), y, weight)
+        model = Ridge(alpha=alpha).fit(standard(chosen, mean, spread), cases.y, cases.weight)
         found[f"{name}.mean"], found[f"{name}.spread"] = mean, spread
-        found[f"{name}.weights"] = model.coef_
-        found[f"{name}.bias"] = np.array([model.intercept_])
+        found[f"{name}.weights"], found[f"{name}.bias"] = model.coef_, np.array([model.intercept_])
+    for kind in BAGS:
+        found[f"{kind}.idf"] = np.zeros(0, np.float32)
+        found[f"bag.{kind}.weights"] = np.zeros(0, np.float32)
+    found["bag.bias"] = np.array([np.average(cases.y, weights=cases.weight)])
+    if bag:
+        blocks = []
+        for kind in BAGS:
+            found[f"{kind}.idf"] = _idf(bag[kind][cases.places])
+            blocks.append(_weighted(bag[kind][cases.places], found[f"{kind}.idf"]))
+        model = Ridge(alpha=recipe.bag_alpha, solver="sparse_cg", tol=1e-3)
+        model.fit(sparse.hstack(blocks).tocsr(), cases.y, cases.weight)
+        found["bag.bias"] = np.array([model.intercept_])
+        weights = np.split(model.coef_.astype(np.float32), [blocks[0].shape[1]])
+        found.update({f"bag.{kind}.weights": w for kind, w in zip(BAGS, weights, strict=True)})
     return found
 
 
@@ -762,14 +930,19 @@ def _apply(
     score, turns = None, None
     rows = np.flatnonzero(outside[data.of])
     if "turn.blend" in arrays:
-        looks = _looks(part("turn."), data)
+        turn = part("turn.")
+        looks = np.zeros((len(data.x), 4))
+        looks[:, :3] = _linear_looks(turn, data, np.arange(len(data.x)))
+        # Climbing takes longest: only where it is asked for; other conversations do not matter.
+        looks[rows, 3] = climb(turn, data.x[rows])
         context = neighbours(looks, data.of, ahead=recipe.ahead)
         score = context @ arrays["turn.blend"] + arrays["turn.bias"][0]
         turns = to_levels(part("turn.levels."), labels.scale, score[rows])
     whole = None
     places = np.flatnonzero(outside)
     if "whole.bias" in arrays:
-        total = whole_score(part("whole."), score, data.x, data.of, data.n)
+        seen = wholes(score, data.x, data.of, data.n, data.bags)
+        total = whole_score(part("whole."), seen)
         whole = to_levels(part("whole.levels."), labels.scale, total[places])
     return turns, rows, whole, places
 
@@ -835,9 +1008,9 @@ def evaluate(estimator: Estimator, labels: Labelled) -> tuple[Agreement | None, 
         turns = agreement_with(
             levels, labels.turns, rated, labels.groups[of[labels.rows[rated]]], labels.scale
         )
-    wholes = None
+    of_whole = None
     whole = np.flatnonzero((labels.whole.size > 0) & found.measured)
     if found.conversations is not None and len(whole):
         levels = _levels([column[whole] for column in found.conversations])
-        wholes = agreement_with(levels, labels.whole, whole, labels.groups[whole], labels.scale)
-    return turns, wholes
+        of_whole = agreement_with(levels, labels.whole, whole, labels.groups[whole], labels.scale)
+    return turns, of_whole

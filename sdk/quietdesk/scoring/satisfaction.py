@@ -1,10 +1,11 @@
 """Satisfaction: how content a customer is, estimated by turn and by conversation, in numpy.
 
 An estimator is data: a JSON header and arrays, in one file that holds nothing that could run. It
-first scores each message of the side that people rated, from three looks at it (weighted features,
-weighted text, trees over the features), then lets its neighbours' scores correct it, and turns the
-score into a probability for every level of the scale. A conversation is scored from the scores
-of its turns and from their features. `fitting` makes estimators; scikit-learn is needed only there.
+first scores each message of the side that people rated, from four looks at it (weighted features,
+the weighted text around it, its words with the story so far, trees over the features), then
+lets its neighbours' scores correct it, and turns the score into a probability for every level of
+the scale. A conversation is scored from the scores of its turns, from their features, from all of
+its words and by trees of its own. `fitting` makes estimators; scikit-learn is needed only there.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from quietdesk.columns import to_batch
 from quietdesk.errors import UsageError
 from quietdesk.scoring.base import (
     BaseMetric,
@@ -36,8 +38,11 @@ from quietdesk.scoring.base import (
     Units,
 )
 from quietdesk.scoring.features import (
+    N_SIGN_BUCKETS,
+    N_WORD_BUCKETS,
     Grams,
     context_grams,
+    conversation_grams,
     features,
     sign_grams,
     tool_before,
@@ -46,20 +51,22 @@ from quietdesk.scoring.features import (
 )
 from quietdesk.scoring.reading import Reading, reading
 
-FORMAT = 1
+FORMAT = 2
 """Of the file; raised when an old reader could not make sense of a new file."""
 N_CLASSES = 3
 """Dissatisfied, neutral, satisfied."""
+_DECIDING = ("format", "scale", "side", "ahead", "language", "features")
+"""What an estimate depends on in the header; the rest is for readers."""
 _MAX_BYTES = 256 * 2**20
 """Larger arrays than any estimator has are refused before they are read."""
 _CLIP = 5.0
 """Standard deviations that a feature counts for at most."""
 NEIGHBOURS = (
     ("score", False),
-    ("text", False),
-    ("trees", False),
     ("features", False),
-    ("context", False),
+    ("text", False),
+    ("story", False),
+    ("trees", False),
     ("previous", False),
     ("fading past", False),
     ("mean so far", False),
@@ -83,11 +90,33 @@ WHOLE = (
     "length",
 )
 """What a conversation's score is computed from, besides the means of its turns' features."""
-CONTEXT = "context"
-"""The kind of text features that is a look of its own: the words of the messages before."""
-TEXTS = ("words", "words before", "tool words", "signs")
-"""Kinds of text features: the message, the other side's last one, the tool's result just before,
-and the message's characters."""
+TEXT_LOOKS = {
+    "text": ("words", "words before", "tool words", "signs"),
+    "story": ("words", "context"),
+}
+"""Looks at text, and the kinds of text features that each weighs: words of the message, of the
+other side's last one and of the tool's result just before, the message's characters, and the words
+of all messages before."""
+KINDS = ("words", "words before", "tool words", "signs", "context")
+
+
+BAGS = ("customer words", "agent words")
+"""Kinds of text features of a whole conversation: all that either side says in it."""
+
+
+class Wholes(NamedTuple):
+    """What conversations are scored from.
+
+    Attributes:
+        means: Shape (n, 2 * n_features): the turns' mean features and the last turn's.
+        table: Shape (n, len(WHOLE)): from the turns' scores; None where turns have none.
+        bags: The conversations' words by their names in `BAGS`; may be missing where nothing is
+            weighed in them.
+    """
+
+    means: FloatArray
+    table: FloatArray | None
+    bags: Mapping[str, Grams]
 
 
 class Levels(NamedTuple):
@@ -154,11 +183,14 @@ class Estimator:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Changes with every number in it."""
+        """Changes with everything that an estimate depends on."""
         digest = hashlib.blake2b(digest_size=8)
+        told = {name: self.header[name] for name in _DECIDING}
+        digest.update(json.dumps(told, sort_keys=True).encode())
         for name in sorted(self.arrays):
-            digest.update(name.encode())
-            digest.update(np.ascontiguousarray(self.arrays[name]).tobytes())
+            array = np.ascontiguousarray(self.arrays[name])
+            digest.update(f"{name} {array.dtype} {array.shape}".encode())
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
     def save(self, path: Path | str) -> None:
@@ -180,14 +212,17 @@ class Estimator:
         """
         try:
             with zipfile.ZipFile(path) as archive:
-                return cls._read(archive, str(path))
-        except (OSError, zipfile.BadZipFile, ValueError, KeyError, EOFError) as error:
+                estimator = cls._read(archive)
+            # What is missing, or does not fit together, shows on no conversations at all.
+            estimator.estimate(Conversations(to_batch([])))
+        except (OSError, zipfile.BadZipFile, ValueError, TypeError, LookupError, EOFError) as error:
             raise UsageError(
                 f"{str(path)!r} is no estimator: {error}. `quietdesk fit` makes one."
             ) from None
+        return estimator
 
     @classmethod
-    def _read(cls, archive: zipfile.ZipFile, name: str) -> "Estimator":
+    def _read(cls, archive: zipfile.ZipFile) -> "Estimator":
         if sum(entry.file_size for entry in archive.infolist()) > _MAX_BYTES:
             raise ValueError("it is far larger than any estimator")
         header = json.loads(archive.read("header.json"))
@@ -215,14 +250,23 @@ class Estimator:
         for key, width in (("turn.x.weights", len(names)), ("whole.m.weights", 2 * len(names))):
             if key in self.arrays and self.arrays[key].shape != (width,):
                 raise ValueError(f"{key} has the shape {self.arrays[key].shape}")
-        if "turn.trees.value" in self.arrays:
-            n = len(self.arrays["turn.trees.value"])
+        buckets = dict.fromkeys((*KINDS, *BAGS), N_WORD_BUCKETS) | {"signs": N_SIGN_BUCKETS}
+        for key, array in self.arrays.items():
+            kind = key.rpartition(".")[0].rpartition(".")[2]
+            if kind in buckets and array.shape not in {(0,), (buckets[kind],)}:
+                raise ValueError(f"{key} has the shape {array.shape}")
+        n_columns = {"turn": len(names), "whole": 2 * len(names)}
+        for unit in (unit for unit in n_columns if f"{unit}.trees.value" in self.arrays):
+            n = len(self.arrays[f"{unit}.trees.value"])
             for side in ("left", "right"):
-                child = self.arrays[f"turn.trees.{side}"]
+                child = self.arrays[f"{unit}.trees.{side}"]
                 if len(child) != n or (child < 0).any() or (child >= n).any():
                     raise ValueError("its trees point outside")
-            column = self.arrays["turn.trees.feature"]
-            if len(column) != n or (column < 0).any() or (column >= len(names)).any():
+            root = self.arrays[f"{unit}.trees.root"]
+            if (root < 0).any() or (root >= n).any():
+                raise ValueError("its trees have no root")
+            column = self.arrays[f"{unit}.trees.feature"]
+            if len(column) != n or (column < 0).any() or (column >= n_columns[unit]).any():
                 raise ValueError("its trees ask for unknown features")
 
     def part(self, prefix: str) -> dict[str, npt.NDArray[Any]]:
@@ -250,16 +294,16 @@ class Estimator:
         turns, score = None, None
         if "turn.blend" in self.arrays:
             part = self.part("turn.")
-            kinds = [kind for kind in (*TEXTS, CONTEXT) if len(part[f"{kind}.idf"])]
-            looks = first_looks(
-                part, x, *text_scores(part, text_grams(seen, rows, kinds), len(rows))
-            )
+            kinds = [kind for kind in KINDS if len(part[f"{kind}.idf"])]
+            looks = first_looks(part, x, text_grams(seen, rows, kinds))
             context = neighbours(looks, of, ahead=self.ahead)
             score = context @ self.arrays["turn.blend"] + float(self.arrays["turn.bias"][0])
             turns = to_levels(self.part("turn.levels."), self.scale, score)
         whole, pulls = None, np.zeros(len(rows))
         if "whole.bias" in self.arrays:
-            total = whole_score(self.part("whole."), score, x, of, conversations.n)
+            part = self.part("whole.")
+            bags = bag_grams(seen) if any(len(part[f"{kind}.idf"]) for kind in BAGS) else {}
+            total = whole_score(part, wholes(score, x, of, conversations.n, bags))
             whole = to_levels(self.part("whole.levels."), self.scale, total)
             pulls = whole_pulls(self.part("whole."), score, x, of, conversations.n)
         return Estimates(rows, turns, whole, measured, pulls)
@@ -285,19 +329,25 @@ def _put(archive: zipfile.ZipFile, name: str, data: bytes) -> None:
     archive.writestr(zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0)), data, zipfile.ZIP_DEFLATED)
 
 
-def text_grams(
-    seen: Reading, rows: IntArray, kinds: Iterable[str] = (*TEXTS, CONTEXT)
-) -> dict[str, Grams]:
-    """The text features of some messages, by their names in `TEXTS`, and `CONTEXT`."""
+def text_grams(seen: Reading, rows: IntArray, kinds: Iterable[str] = KINDS) -> dict[str, Grams]:
+    """The text features of some messages, by their names in `KINDS`."""
     other = np.where(seen.customer, seen.before(seen.agent), seen.before(seen.customer))
     makers = {
         "words": lambda: word_grams(seen, rows),
         "words before": lambda: word_grams(seen, other[rows]),
         "tool words": lambda: word_grams(seen, tool_before(seen)[rows]),
         "signs": lambda: sign_grams(seen, rows),
-        CONTEXT: lambda: context_grams(seen, rows),
+        "context": lambda: context_grams(seen, rows),
     }
     return {kind: makers[kind]() for kind in kinds}
+
+
+def bag_grams(seen: Reading) -> dict[str, Grams]:
+    """All words of each conversation, by their names in `BAGS`."""
+    return {
+        "customer words": conversation_grams(seen, seen.customer),
+        "agent words": conversation_grams(seen, seen.agent),
+    }
 
 
 def standard(
@@ -311,46 +361,44 @@ def standard(
 
 
 def first_looks(
-    part: Mapping[str, npt.NDArray[Any]],
-    x: npt.NDArray[np.float32],
-    by_text: FloatArray,
-    by_context: FloatArray,
+    part: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32], grams: Mapping[str, Grams]
 ) -> FloatArray:
-    """Four scores of each turn by itself, shape (n, 4): features, text, trees, context."""
+    """Four scores of each turn by itself, shape (n, 4): features, text, story, trees.
+
+    Args:
+        part: The arrays of an estimator's turns.
+        x: Shape (n, n_features).
+        grams: The kinds of text features that the estimator weighs; it may have none.
+    """
     by_features = standard(x, part["x.mean"], part["x.spread"]) @ part["x.weights"]
-    by_features += float(part["x.bias"][0])
-    return np.stack([by_features, by_text, climb(part, x), by_context], axis=1)
-
-
-def text_scores(
-    part: Mapping[str, npt.NDArray[Any]], grams: Mapping[str, Grams], n: int
-) -> tuple[FloatArray, FloatArray]:
-    """The scores of each of n turns by its text and by its context, each of shape (n,)."""
-    text = np.full(n, float(part["text.bias"][0]))
-    context = np.full(n, float(part[f"{CONTEXT}.bias"][0]))
-    for kind, found in grams.items():
-        total = context if kind == CONTEXT else text
-        total += weigh(found, part[f"{kind}.idf"], part[f"{kind}.weights"])
-    return text, context
+    looks = [by_features + float(part["x.bias"][0])]
+    for look, kinds in TEXT_LOOKS.items():
+        total = np.full(len(x), float(part[f"{look}.bias"][0]))
+        for kind in kinds:
+            if kind in grams:
+                total += weigh(grams[kind], part[f"{kind}.idf"], part[f"{look}.{kind}.weights"])
+        looks.append(total)
+    looks.append(climb(part, x))
+    return np.stack(looks, axis=1)
 
 
 def weigh(grams: Grams, idf: npt.NDArray[Any], weights: npt.NDArray[Any]) -> FloatArray:
     """The weighted sum of each text's features, which have the length 1 together."""
-    share = idf[grams.buckets].astype(np.float64)
+    share = idf[grams.buckets].astype(np.float64) * grams.weight
     under = np.bincount(grams.owner, weights=share * share, minlength=grams.n_texts)
-    share *= weights[grams.buckets]
-    over = np.bincount(grams.owner, weights=share, minlength=grams.n_texts)
-    result: FloatArray = over / np.sqrt(np.maximum(under, 1e-12))
-    return result
+    total = np.bincount(
+        grams.owner, weights=share * weights[grams.buckets], minlength=grams.n_texts
+    )
+    return np.asarray(total / np.sqrt(np.maximum(under, 1e-12)), np.float64)
 
 
 def climb(part: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32]) -> FloatArray:
-    """The sum of all trees' leaves for each row.
+    """The mean of all trees' leaves for each row, or the bias where there are no trees.
 
     A tree's node n asks whether feature[n] is at most threshold[n], and goes left[n] or right[n];
     a leaf leads to itself.
     """
-    total = np.full(len(x), float(part["trees.bias"][0]))
+    total = np.zeros(len(x))
     feature, threshold = part["trees.feature"], part["trees.threshold"]
     left, right, value = part["trees.left"], part["trees.right"], part["trees.value"]
     rows = np.arange(len(x))
@@ -360,7 +408,7 @@ def climb(part: Mapping[str, npt.NDArray[Any]], x: npt.NDArray[np.float32]) -> F
             low = x[rows, feature[node]] <= threshold[node]
             node = np.where(low, left[node], right[node])
         total += value[node]
-    return total
+    return total / max(1, len(part["trees.root"])) + float(part["trees.bias"][0])
 
 
 def neighbours(looks: FloatArray, of: IntArray, *, ahead: bool) -> FloatArray:
@@ -371,16 +419,15 @@ def neighbours(looks: FloatArray, of: IntArray, *, ahead: bool) -> FloatArray:
         of: Shape (n,): each turn's conversation, ascending.
         ahead: Whether to look at later turns; their columns are left out otherwise.
     """
-    # What was said before says little of most turns; it is left to the blend.
-    score = looks[:, :3].mean(axis=1)
+    score = looks.mean(axis=1)
     n = len(score)
     spans = _spans(of)
     columns = {
         "score": score,
-        "text": looks[:, 1],
-        "trees": looks[:, 2],
         "features": looks[:, 0],
-        "context": looks[:, 3],
+        "text": looks[:, 1],
+        "story": looks[:, 2],
+        "trees": looks[:, 3],
         "previous": np.empty(n),
         "next": np.empty(n),
         "fading past": np.empty(n),
@@ -432,27 +479,33 @@ def _spans(of: IntArray) -> IntArray:
     return np.stack([first, np.append(first[1:], len(of))], axis=1).astype(np.int64)
 
 
-def whole_table(
-    score: FloatArray | None, x: npt.NDArray[np.float32], of: IntArray, n: int
-) -> tuple[FloatArray, FloatArray]:
-    """What a conversation's score is computed from.
+def wholes(
+    score: FloatArray | None,
+    x: npt.NDArray[np.float32],
+    of: IntArray,
+    n: int,
+    bags: Mapping[str, Grams],
+) -> Wholes:
+    """What n conversations are scored from; zeros for one without a turn.
 
-    Returns:
-        (shape (n, len(WHOLE)) from the turns' scores, shape (n, 2 * n_features): the turns' mean
-        features and the last turn's); zeros for conversations without a turn.
+    Args:
+        score: Shape (n_turns,): the turns' scores, if they have any.
+        x: Shape (n_turns, n_features).
+        of: Shape (n_turns,): each turn's conversation, ascending.
+        n: Conversations.
+        bags: Their words.
     """
     spans = _spans(of)
-    table = np.zeros((n, len(WHOLE)))
+    table = None if score is None else np.zeros((n, len(WHOLE)))
     means = np.zeros((n, 2 * x.shape[1]))
-    if not len(spans):
-        return table, means
-    which = of[spans[:, 0]]
-    size = (spans[:, 1] - spans[:, 0]).astype(np.float64)
-    means[which, : x.shape[1]] = np.add.reduceat(x, spans[:, 0], axis=0) / size[:, None]
-    means[which, x.shape[1] :] = x[spans[:, 1] - 1]
-    if score is not None:
-        table[which] = _summaries(score, spans)
-    return table, means
+    if len(spans):
+        which = of[spans[:, 0]]
+        size = (spans[:, 1] - spans[:, 0]).astype(np.float64)
+        means[which, : x.shape[1]] = np.add.reduceat(x, spans[:, 0], axis=0) / size[:, None]
+        means[which, x.shape[1] :] = x[spans[:, 1] - 1]
+        if score is not None and table is not None:
+            table[which] = _summaries(score, spans)
+    return Wholes(means, table, bags)
 
 
 def _summaries(score: FloatArray, spans: IntArray) -> FloatArray:
@@ -485,34 +538,29 @@ def _summaries(score: FloatArray, spans: IntArray) -> FloatArray:
     return np.stack(columns, axis=1)
 
 
-def whole_looks(
-    part: Mapping[str, npt.NDArray[Any]],
-    score: FloatArray | None,
-    x: npt.NDArray[np.float32],
-    of: IntArray,
-    n: int,
-) -> FloatArray:
-    """Scores of each conversation, shape (n, 1 or 3).
+def whole_looks(part: Mapping[str, npt.NDArray[Any]], seen: Wholes) -> FloatArray:
+    """Scores of each conversation, shape (n, 3 or 5).
 
-    By its turns' features; where turns have scores also by these in `WHOLE`, and their mean.
+    By its turns' features, by its words, by trees; where turns have scores also by these in
+    `WHOLE`, and their mean.
     """
-    table, means = whole_table(score, x, of, n)
-    looks = [standard(means, part["m.mean"], part["m.spread"]) @ part["m.weights"] + part["m.bias"]]
-    if score is not None:
-        turns = standard(table, part["d.mean"], part["d.spread"]) @ part["d.weights"]
-        looks += [turns + part["d.bias"], table[:, 0]]
+    n = len(seen.means)
+    by_means = standard(seen.means, part["m.mean"], part["m.spread"]) @ part["m.weights"]
+    by_words = np.full(n, float(part["bag.bias"][0]))
+    for kind, grams in seen.bags.items():
+        if len(part[f"{kind}.idf"]):
+            by_words += weigh(grams, part[f"{kind}.idf"], part[f"bag.{kind}.weights"])
+    by_trees = climb(part, seen.means.astype(np.float32))
+    looks = [by_means + part["m.bias"], by_words, by_trees]
+    if seen.table is not None:
+        turns = standard(seen.table, part["d.mean"], part["d.spread"]) @ part["d.weights"]
+        looks += [turns + part["d.bias"], seen.table[:, 0]]
     return np.stack(looks, axis=1)
 
 
-def whole_score(
-    part: Mapping[str, npt.NDArray[Any]],
-    score: FloatArray | None,
-    x: npt.NDArray[np.float32],
-    of: IntArray,
-    n: int,
-) -> FloatArray:
+def whole_score(part: Mapping[str, npt.NDArray[Any]], seen: Wholes) -> FloatArray:
     """The score of each conversation, shape (n,)."""
-    total: FloatArray = whole_looks(part, score, x, of, n) @ part["blend"] + float(part["bias"][0])
+    total: FloatArray = whole_looks(part, seen) @ part["blend"] + float(part["bias"][0])
     return total
 
 
@@ -560,7 +608,7 @@ def shipped() -> Estimator:
     """The estimator that comes with Quietdesk; its header says what it was fitted on."""
     data = files("quietdesk.scoring").joinpath("data/satisfaction.npz").read_bytes()
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        return Estimator._read(archive, "satisfaction.npz")
+        return Estimator._read(archive)
 
 
 class _Estimated(Mean):
@@ -568,6 +616,8 @@ class _Estimated(Mean):
 
     Args:
         estimator: The estimator; the shipped one if None.
+        fingerprint: Of the estimator that measured, where only its numbers are at hand: they are
+            shown and compared under its signature, and nothing can be measured.
     """
 
     source = (
@@ -579,18 +629,37 @@ class _Estimated(Mean):
         "with your own labels (`quietdesk evaluate`) before believing it, and fit your own."
     )
 
-    def __init__(self, estimator: Estimator | None = None) -> None:
+    def __init__(
+        self, estimator: Estimator | None = None, *, fingerprint: str | None = None
+    ) -> None:
         self._given = estimator
+        self._fingerprint = fingerprint
 
     @property
     def estimator(self) -> Estimator:
-        """The estimator; the shipped one is read at the first call."""
+        """The estimator; the shipped one is read at the first call.
+
+        Raises:
+            UsageError: only its fingerprint is known.
+        """
+        if self._fingerprint is not None:
+            raise UsageError(
+                f"These scores come from the estimator {self._fingerprint}, which is not in them. "
+                f"Name its file, as in satisfaction:FILE, to measure {self.name!r} with it."
+            )
         return self._given or shipped()
 
     def signature(self, totals: Mapping[str, IntArray]) -> Signature:
         """The name, the version and the estimator's fingerprint."""
         pairs = super().signature(totals).pairs
-        return Signature((*pairs, ("estimator", self.estimator.fingerprint)))
+        return Signature((*pairs, ("estimator", self._fingerprint or self.estimator.fingerprint)))
+
+    def under(self, signature: str) -> BaseMetric:
+        """The metric itself, or one that bears the fingerprint of the signature's estimator."""
+        told = dict(pair.partition(":")[::2] for pair in signature.split("|"))
+        if "estimator" not in told or str(self.signature({})) == signature:
+            return self
+        return type(self)(fingerprint=told["estimator"])
 
 
 class Satisfaction(_Estimated):
