@@ -34,6 +34,9 @@ class Terminal:
             "LC_ALL": "C.UTF-8",
             "QUIETDESK_QUANTISE": "false",
         }
+        # Where these are set, the app takes them for the terminal's size and never asks again.
+        for name in ("COLUMNS", "LINES"):
+            self._environment.pop(name, None)
 
     @property
     def _tmux(self) -> list[str]:
