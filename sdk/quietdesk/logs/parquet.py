@@ -155,9 +155,8 @@ def _is_sound(batch: pa.RecordBatch) -> bool:
     if pc.all(pc.is_in(authors, value_set=_AUTHORS)).as_py() is False:
         return False
     try:
-        for text in batch["metadata"].to_pylist():
-            if text != "{}":
-                check_depth(_metadata.decode(text))
+        for text in pc.unique(batch["metadata"]).to_pylist():
+            check_depth(_metadata.decode(text))
     except (msgspec.DecodeError, RecursionError):
         return False
     return True
