@@ -942,9 +942,10 @@ def _count_codes(
 
 
 def _add_into(mine: IntArray, other: IntArray) -> None:
-    before = mine >= 0
+    before = mine.copy()
     mine += other
-    if ((mine >= 0) != before)[(other >= 0) == before].any():
+    # Only a sum that left the range has another sign than both that were added.
+    if (((before ^ mine) & (other ^ mine)) < 0).any():
         raise OverflowError(
             "A sum left the range of 64-bit integers. Split the conversations into several runs."
         )

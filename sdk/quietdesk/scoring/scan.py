@@ -546,7 +546,8 @@ def _grams(raw: ByteArray, offsets: IntArray) -> npt.NDArray[np.uint64]:
     seen = np.zeros(n * N_GRAM_BUCKETS + 1, np.uint8)
     if len(data) >= 3:
         # The product of the three bytes in one integer and a constant, 32 bits of it.
-        spread = np.where(word, data, np.uint8(32)) * np.uint32(0x9E3779B1)
+        spread = np.where(word, data, np.uint8(32)).astype(np.uint32)
+        spread *= np.uint32(0x9E3779B1)
         bucket = (spread[:-2] << np.uint32(16)) + (spread[1:-1] << np.uint32(8)) + spread[2:]
         bucket >>= np.uint32(32 - 11)
         place = np.repeat(np.arange(n) * N_GRAM_BUCKETS, np.diff(offsets))[:-2] + bucket
