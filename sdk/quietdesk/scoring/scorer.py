@@ -157,18 +157,23 @@ class Reading:
             names.append(metric.name)
             arrays.append(pa.array(means, mask=np.isnan(means)))
         names.append("causes")
-        arrays.append(self._causes())
+        arrays.append(self._causes(np.arange(conversations.n)))
         return pa.RecordBatch.from_arrays(arrays, names=_distinct(names))
 
-    def _causes(self) -> pa.Array:
+    def _causes(self, chosen: IntArray) -> pa.Array:
+        """The causes in some conversations, a list for each of them."""
         none = np.zeros(0, np.int64)
         causes = [none if found.causes is None else found.causes for found in self.measurements]
         which = np.repeat(np.arange(len(causes)), [len(rows) for rows in causes])
         message = np.concatenate([none, *causes])
-        order = np.lexsort([message, which, self.conversations.conversation_of[message]])
-        which, message = which[order], message[order]
-        whose = self.conversations.conversation_of[message]
-        offsets = np.searchsorted(whose, np.arange(self.conversations.n + 1)).astype(np.int32)
+        place = np.full(self.conversations.n, -1, np.int64)
+        place[chosen] = np.arange(len(chosen))
+        whose = place[self.conversations.conversation_of[message]]
+        kept = np.flatnonzero(whose >= 0)
+        which, message, whose = which[kept], message[kept], whose[kept]
+        order = np.lexsort([message, which, whose])
+        which, message, whose = which[order], message[order], whose[order]
+        offsets = np.searchsorted(whose, np.arange(len(chosen) + 1)).astype(np.int32)
         metrics = pa.array([metric.name for metric in self.scorer.metrics], pa.string())
         structs = pa.StructArray.from_arrays(
             [
@@ -260,12 +265,13 @@ class Reading:
         chosen = heapq.nsmallest(
             N_WORST, range(len(ids)), key=lambda place: (-badness[place], ids[place])
         )
-        places = pa.array(chosen, pa.int64())
-        table = pa.Table.from_batches([self.conversations.batch.take(places)])
-        rows = self.rows.take(places)
-        for name in ("badness", *(metric.name for metric in self.scorer.metrics), "causes"):
-            table = table.append_column(f"score {name}", rows[name])
-        return table
+        places = np.array(chosen, np.int64)
+        table = pa.Table.from_batches([self.conversations.batch.take(pa.array(places))])
+        table = table.append_column("score badness", pa.array(self.badness[places]))
+        for metric, means in zip(self.scorer.metrics, self._means, strict=True):
+            values = pa.array(means[places], mask=np.isnan(means[places]))
+            table = table.append_column(f"score {metric.name}", values)
+        return table.append_column("score causes", self._causes(places))
 
 
 def _distinct(names: Sequence[str]) -> list[str]:
