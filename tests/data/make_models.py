@@ -87,14 +87,14 @@ def _merged(word: tuple[str, ...], pair: tuple[str, str]) -> tuple[str, ...]:
 class Maker:
     """Writes one model: metadata, the shared vocabulary, and random tensors."""
 
-    def __init__(self, path: Path, architecture: str, seed: int) -> None:
+    def __init__(self, path: Path, architecture: str, seed: int, n_layer: int = N_LAYER) -> None:
         self.writer = gguf.GGUFWriter(path, architecture)
         self.random = np.random.default_rng(seed)
         self.writer.add_name(f"tiny {architecture}")
         self.writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
         self.writer.add_context_length(N_CTX)
         self.writer.add_embedding_length(N_EMBD)
-        self.writer.add_block_count(N_LAYER)
+        self.writer.add_block_count(n_layer)
 
     def vocabulary(self, *, template: str | None, bos: int, eos: int, add_bos: bool) -> None:
         merges = learn_merges(TEXT, N_VOCAB - 256 - len(SPECIALS))
@@ -190,9 +190,8 @@ def make_babbler(path: Path, like: Path) -> None:
     fields = gguf.GGUFReader(like).fields
     key = "tokenizer.ggml."
     tokens = fields[f"{key}tokens"].contents()
-    maker = Maker(path, "llama", seed=6)
+    maker = Maker(path, "llama", seed=6, n_layer=1)
     maker.attention()
-    maker.writer.add_block_count(1)
     maker.writer.add_layer_norm_rms_eps(1e-5)
     maker.writer.add_rope_dimension_count(N_EMBD // N_HEAD)
     maker.writer.add_tokenizer_model(fields[f"{key}model"].contents())

@@ -159,6 +159,26 @@ def test_a_memory_that_cannot_be_trimmed_starts_again_from_the_last_turn(opened:
     assert second.text == alone([*prompt, 6, 7], 3)[0]
 
 
+def test_a_memory_that_cannot_be_trimmed_shares_a_system_prompt_from_the_third_customer_on(
+    opened: Opened,
+) -> None:
+    engine = opened(ScriptedRunner(n_seq=2, n_batch=64, can_trim=False))
+    system = list(range(10, 210))
+    evaluated = []
+    for i in range(6):
+        prompt = [*system, 300 + i, *[400 + i] * 40]
+        stream = engine.submit(prompt, limits=Limits(max_tokens=5), owner=f"c{i}")
+        assert stream.wait(10)
+        assert stream.text == alone(prompt, 5)[0]
+        evaluated.append(stream.usage.evaluated_tokens)
+    assert evaluated == [241, 241, 41, 41, 41, 41]
+    # It is a part of the second customer's words as far as anybody can tell, and goes with them.
+    engine.forget("c1")
+    again = engine.submit([*system, 500, 501], limits=Limits(max_tokens=1))
+    assert again.wait(10)
+    assert again.usage.cached_tokens == 0
+
+
 def test_cancel_keeps_what_was_said_and_the_next_turn_equals_a_fresh_run(opened: Opened) -> None:
     engine = opened(ScriptedRunner(n_seq=1, delay_s=0.002))
     prompt = [9] * 30

@@ -266,6 +266,32 @@ def test_every_kind_of_memory_answers_a_second_turn_as_a_fresh_run_would(
         assert second.text == alone.text, kind
 
 
+def test_every_kind_of_memory_shares_a_system_prompt_with_new_customers(
+    tiny_models: dict[str, Path],
+) -> None:
+    limits = Limits(max_tokens=10, ignore_end=True)
+    asked = ("hello there", "where is it", "my order number", "thank you")
+    for kind, path in tiny_models.items():
+        with Engine(lambda path=path: open_runner(path, n_ctx=512, n_seq=2)) as engine:
+            system = engine.tokenize("the parcel left on Monday " * 8, special=False, begin=True)
+            prompts = [
+                [*system, *engine.tokenize(f"{i} {words} " * 5, special=False, begin=False)]
+                for i, words in enumerate(asked)
+            ]
+            streams = []
+            for prompt in prompts:
+                streams.append(engine.submit(prompt, limits=limits))
+                assert streams[-1].wait(30)
+            cached = [stream.usage.cached_tokens for stream in streams]
+            assert cached[0] == 0, kind
+            assert min(cached[2:]) >= len(system), kind
+        for prompt, stream in zip(prompts, streams, strict=True):
+            with Engine(lambda path=path: open_runner(path, n_ctx=512, n_seq=2)) as fresh:
+                alone = fresh.submit(prompt, limits=limits)
+                alone.wait()
+            assert stream.text == alone.text, kind
+
+
 def test_a_loaded_state_of_a_sliding_window_is_not_cut_back_past_its_window(
     tiny_models: dict[str, Path],
 ) -> None:

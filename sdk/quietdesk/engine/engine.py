@@ -98,6 +98,8 @@ class Engine:
         self._n_draft = n_draft
         self._states = states
         self._draft_model: DraftModel | None = None
+        self._dropped_draft_s = 0.0
+        """What a draft model had spent that failed."""
         self._fetched: deque[tuple[Sequence, KeptState, bytes | None]] = deque()
         self._to_forget: deque[str] = deque()
         self._unsaved = False
@@ -338,8 +340,8 @@ class Engine:
             "decode_s": self._runner.evaluated_s,
             "busy_s": self._busy_s,
         }
-        if (draft_model := self._draft_model) is not None:
-            values["draft_model_s"] = draft_model.spent_s
+        draft_model = self._draft_model
+        values["draft_model_s"] = draft_model.spent_s if draft_model else self._dropped_draft_s
         if self._states is not None:
             values |= {
                 "states_written": self._states.written,
@@ -573,11 +575,16 @@ class Engine:
     def _place(self, admission: Admission, now: float) -> None:
         """Give the sequence its slot, with as much of its prompt as is there already."""
         sequence, placement = admission.sequence, admission.placement
+        shared = self._cache.shared(np.array(sequence.tokens, np.int32))
         self._cache.take(placement.slot)
         length = placement.length
         if sequence.reading is not None:
             length = sequence.reading.resumes_at(length, self._runner.n_outputs)
         held = sequence.n_computed = self._slots.place(placement, length)
+        # A memory that cannot be cut back to what two prompts share stops there while it reads the
+        # second one, so that the third begins with it.
+        pays = sequence.reading is None and self._cache.can_park and shared - held >= WORTH_KEEPING
+        sequence.checkpoint_at = shared if pays else 0
         self._note_content(sequence)
         if sequence.started_at is None:
             sequence.started_at = now
@@ -658,6 +665,8 @@ class Engine:
         sequence.n_computed = segment.stop - segment.n_draft
         if not segment.sample:
             self._note_content(sequence)
+            if sequence.n_computed == sequence.checkpoint_at:
+                self._checkpoint(sequence, shared=True)
             return
         if segment.n_draft:
             right = len(tokens) - 1
@@ -685,11 +694,11 @@ class Engine:
             sequence.draft = sequence.drafter.guess(sequence.tokens)[:room]
             sequence.drafted_by_model = False
 
-    def _checkpoint(self, sequence: Sequence) -> None:
-        """Park the state at the prompt's end, where the next turn can start again."""
+    def _checkpoint(self, sequence: Sequence, *, shared: bool = False) -> None:
+        """Park the state here, where the next turn, or others if shared, can start again."""
         tokens: Tokens = np.array(sequence.tokens[: sequence.n_computed], np.int32)
         state = self._runner.save(sequence.slot)
-        self._slots.park(tokens, state, sequence.owner)
+        self._slots.park(tokens, state, sequence.owner, shared=shared)
 
     def _say(self, sequence: Sequence, tokens: list[int], now: float) -> None:
         """Append tokens, show what may be shown, end where it has to end."""
@@ -859,7 +868,7 @@ class Engine:
 
     def _drop_draft_model(self, model: DraftModel, error: Exception) -> None:
         """Go on without it: no reply fails for a guess."""
-        self._draft_model = None
+        self._dropped_draft_s, self._draft_model = model.spent_s, None
         self._counts["draft_model_failures"] += 1
         _log.warning(
             "The draft model failed and is switched off; replies go on without it: %s: %s",

@@ -111,6 +111,12 @@ class PrefixCache:
         contents: list[Slot | Parked] = [*self.slots, *self._parked.values()]
         return max(self.reach(content.tokens, prompt) for content in contents)
 
+    def shared(self, prompt: Tokens) -> int:
+        """Leading tokens of the prompt that stand in some content, usable as it is or not."""
+        contents: list[Slot | Parked] = [*self.slots, *self._parked.values()]
+        longest = max(common_prefix(content.tokens, prompt) for content in contents)
+        return min(longest, len(prompt) - 1)
+
     def place_reading(self, text: Tokens) -> Placement | None:
         """The place for a text that is only read; None while every slot is busy.
 
@@ -142,8 +148,11 @@ class PrefixCache:
         length = self.reach(best_slot.tokens, prompt)
         source: int | Parked | None = best_slot.id
         for key, parked in list(self._parked.items()):
-            # A state is preferred to a slot of the same reach: it need not be saved first.
-            if (found := self.reach(parked.tokens, prompt)) >= length and found:
+            # A state is preferred to a slot of the same reach: it need not be saved first. Of two
+            # states the shorter one is: not every memory can be cut back to what is shared.
+            found = self.reach(parked.tokens, prompt)
+            worse = isinstance(source, Parked) and len(parked.tokens) > len(source.tokens)
+            if found > length or (found and found == length and not worse):
                 source, length = parked, found
                 self._parked.move_to_end(key)
         target = self._victim(idle)

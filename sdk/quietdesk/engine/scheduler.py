@@ -214,6 +214,8 @@ class Scheduler:
             if not length:
                 continue
             start = sequence.n_computed
+            if start < sequence.checkpoint_at:
+                length = min(length, sequence.checkpoint_at - start)
             tokens = tuple(sequence.tokens[start : start + length])
             last = start + length == len(sequence.tokens)
             yield Segment(sequence.slot, start, tokens, sample=last, sampler=sequence.sampler)

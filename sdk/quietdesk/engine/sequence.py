@@ -53,6 +53,8 @@ class Sequence:
     """Positions that the slot holds."""
     n_cached: int = 0
     """Prompt tokens found in a cache when it first ran."""
+    checkpoint_at: int = 0
+    """Where reading the prompt pauses to keep what it shares with others; 0: nowhere."""
     cancelled: bool = False
     started_at: float | None = None
     first_token_at: float | None = None

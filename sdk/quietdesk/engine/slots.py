@@ -83,7 +83,8 @@ class Slots:
     def park(self, tokens: Tokens, state: bytes, owner: str = "", *, shared: bool = False) -> None:
         """Keep a state in memory, and on disk those that it drives out."""
         for gone in self._cache.park(tokens, state, owner=owner, shared=shared):
-            if self._is_worth_writing(gone.owner, gone.tokens, WORTH_KEEPING):
+            # What is shared is the beginning of an owner's state, which must not take its place.
+            if not gone.shared and self._is_worth_writing(gone.owner, gone.tokens, WORTH_KEEPING):
                 assert self._states is not None
                 self._states.save(gone.owner, gone.tokens, gone.state)
 
@@ -115,7 +116,8 @@ class Slots:
         until = time.monotonic() + CLOSING_S
         seen: set[str] = set()
         slots = sorted(self._cache.slots, key=lambda slot: -slot.used_at)
-        latest: list[Slot | Parked] = [*slots, *reversed(self._cache.parked)]
+        own = [parked for parked in reversed(self._cache.parked) if not parked.shared]
+        latest: list[Slot | Parked] = [*slots, *own]
         for held in latest:
             known = held.owner in seen or not self._is_worth_writing(
                 held.owner, held.tokens, WORTH_KEEPING
