@@ -9,7 +9,7 @@ small share of the working time pays for it, and ever more seldom.
 from collections.abc import Sequence as Seq
 
 FIRST_GUESSES = 2
-"""Of the first round, which has to be cheap: what a guess costs is not known yet."""
+"""Of the first rounds, which have to be cheap: what a guess costs is not known yet."""
 PRIOR_RIGHT, PRIOR_TRIED = 1.2, 2.0
 """Guesses that count as seen before the first: a draft model is given because it is often right."""
 MEMORY = 0.96
@@ -19,7 +19,8 @@ SMOOTHING = 0.2
 LEAST_GAIN = 1.03
 """Speed over that of steps without guesses from which guesses are worth it."""
 TRIED_ROUNDS = 4
-"""Rounds after which their own balance counts, and not only what their parts let expect."""
+"""Rounds that are made before anything is concluded: for them a prompt was read, which cost more,
+and a single measurement may be far off."""
 ALLOWANCE = 0.02
 """Share of the time without guesses that may be lost by trying them."""
 REFRESH = 32
@@ -40,7 +41,7 @@ class Pace:
         self._n_max = n_max
         self._plain_s: float | None = None
         """A step without guesses."""
-        self._guess_s: float | None = None
+        self._guess_s = 0.0
         """A step of the draft model."""
         self._row_s = 0.0
         """What one guess for each sequence adds to the step that verifies it."""
@@ -72,7 +73,7 @@ class Pace:
         if self._plain_s is None or self._since_plain >= REFRESH:
             return 0
         n = self._best(self.luck)[0]
-        if self._guess_s is None:
+        if self._rounds < TRIED_ROUNDS:
             n = min(FIRST_GUESSES, self._n_max)
         elif not n or not self._pays():
             if self._debt_s:
@@ -87,12 +88,12 @@ class Pace:
         return n
 
     def _pays(self) -> bool:
-        return self._rounds < TRIED_ROUNDS or self._earned_s > self._spent_s
+        return self._earned_s > self._spent_s
 
     def _best(self, luck: float) -> tuple[int, float]:
         """The number of guesses that is fastest with such luck, 0 for none, and its speed."""
         assert self._plain_s is not None
-        cost = (self._guess_s or 0.0) + self._row_s
+        cost = self._guess_s + self._row_s
         best, speed = 0, LEAST_GAIN
         tokens = 1.0
         for n in range(1, self._n_max + 1):
@@ -124,10 +125,10 @@ class Pace:
             right: For each sequence how many guesses it had, and how many of them came true.
         """
         assert self._plain_s is not None
-        first = self._guess_s is None
-        self._guess_s = _smoothed(self._guess_s, guessing_s / n_guesses)
+        weight = max(SMOOTHING, 1.0 / (self._rounds + 1))
+        self._guess_s += weight * (guessing_s / n_guesses - self._guess_s)
         row_s = max(0.0, verifying_s - self._plain_s) / n_guesses
-        self._row_s = row_s if first else _smoothed(self._row_s, row_s)
+        self._row_s += weight * (row_s - self._row_s)
         self._right = MEMORY * self._right + sum(n_right for _, n_right in right)
         tried = sum(n_right + (n_right < n) for n, n_right in right)
         self._tried = MEMORY * self._tried + tried
