@@ -1,13 +1,14 @@
 """What surprisal and relevance are worth, and what they cost, on sets that nobody here wrote.
 
     python tests/bench/surprisal.py --data ../shared/data
-    python tests/bench/surprisal.py --data ../shared/data --n 400 --model smollm2-135m
+    python tests/bench/surprisal.py --data ../shared/data --n 300 --only people,cost
 
 Prints a table and, last, one line of JSON, which is also kept in `--out`. The parts:
 
 - `people`: Spearman with what three people said of a reply's accuracy and appropriateness, over
-  replies of eleven systems to the same questions, clustered by question; beside it the reply's
-  length alone, and how often the likelier of two replies to one question was the more accurate;
+  replies of eleven systems, clustered by question; beside it the reply's length alone;
+- `questions`: the same over all the replies to some questions, and of two replies to one question
+  how often the one with the higher figure was the better one;
 - `shuffled`: how often the reply that was given has the higher figure than a reply out of another
   conversation, over whole conversations (the area under the curve, and in pairs);
 - `cost`: tokens evaluated, against tokens of the conversations, and tokens a second.
@@ -77,18 +78,27 @@ def last(reader: ReplyReader, conversation: Transcript) -> Likelihood:
     return reader(conversation)[-1]
 
 
-def people(reader: ReplyReader, path: Path, n: int) -> Results:
-    """Agreement with people's ratings."""
+def sample(talks: list[Transcript], n: int) -> set[str]:
+    """The ids of some conversations, as the scorer would take them."""
+    taken = Sample(max(1, n), 1)
+    taken.take(to_batch(talks))
+    return {one.id for one in taken.conversations()}
+
+
+def people(reader: ReplyReader, path: Path, n: int, *, whole: bool) -> Results:
+    """Agreement with people's ratings, of replies to any questions or to a few whole ones."""
     rows = dict((row.id, (row, item)) for row, item in rated(path) if item["response"].strip())
-    # Whole questions, with all the systems' replies to them, of which there are eleven or fewer.
-    questions = Sample(max(1, n // 10), 1)
-    names = sorted({str(item["index"]) for _, item in rows.values()})
-    questions.take(to_batch([talk(name, [("bot", ".")]) for name in names]))
-    chosen = {one.id for one in questions.conversations()}
-    some = [pair for pair in rows.values() if str(pair[1]["index"]) in chosen]
+    if whole:
+        # All the systems' replies to some questions, which tell two replies to one apart.
+        names = sorted({str(item["index"]) for _, item in rows.values()})
+        chosen = sample([talk(name, [("bot", ".")]) for name in names], n // 10)
+        some = [pair for pair in rows.values() if str(pair[1]["index"]) in chosen]
+    else:
+        chosen = sample([row for row, _ in rows.values()], n)
+        some = [rows[name] for name in sorted(chosen)]
     read = [last(reader, row) for row, _ in some]
     group = np.unique([str(item["index"]) for _, item in some], return_inverse=True)[1]
-    results: Results = {"n": len(some), "questions": len(chosen)}
+    results: Results = {"n": len(some), "questions": int(group.max()) + 1}
     figures = {name: np.array([figure(one) for one in read]) for name, figure in FIGURES.items()}
     figures["tokens"] = np.array([one.n_tokens for one in read], float)
     for rating in ("accuracy", "appropriateness"):
@@ -103,7 +113,7 @@ def people(reader: ReplyReader, path: Path, n: int) -> Results:
                 f"{told:<34} Spearman {figure.value:+.3f} ({figure.low:+.3f}..{figure.high:+.3f})"
             )
             results[told] = [figure.value, figure.low, figure.high]
-        for name in FIGURES:
+        for name in FIGURES if whole else ():
             results[f"{name}, pairs, {rating}"] = pairs(figures[name], votes, group)
             share, n_pairs = results[f"{name}, pairs, {rating}"]
             print(f"{name}, higher one has the better {rating}: {share:.3f} of {n_pairs:,} pairs")
@@ -191,8 +201,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", default="smollm2-135m")
-    parser.add_argument("--n", type=int, default=400)
-    parser.add_argument("--only", default="people,shuffled,cost")
+    parser.add_argument("--n", type=int, default=300)
+    parser.add_argument("--only", default="people,questions,shuffled,cost")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
     ratings = arguments.data / "dstc9_track1/dev/human_rated_index_mod5_eq0.jsonl.gz"
@@ -201,10 +211,10 @@ def main() -> None:
     with reply_reader(arguments.model) as reader:
         results["weights"] = reader.terms.weights
         for part in arguments.only.split(","):
-            if part == "people":
-                results[part] = people(reader, ratings, arguments.n)
+            if part in {"people", "questions"}:
+                results[part] = people(reader, ratings, arguments.n, whole=part == "questions")
             elif part == "shuffled":
-                results[part] = shuffled(reader, logs, arguments.n // 2)
+                results[part] = shuffled(reader, logs, arguments.n // 3)
             elif part == "cost":
                 results[part] = cost(reader, logs, 20)
             else:

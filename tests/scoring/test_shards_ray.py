@@ -11,26 +11,41 @@ import pytest
 from quietdesk import columns
 from quietdesk.errors import LogError, UsageError
 from quietdesk.logs.parts import Parts
+from quietdesk.scoring.base import BaseMetric
 from quietdesk.scoring.local import Here
 from quietdesk.scoring.parts import Recipe
 from quietdesk.scoring.ray import Cluster
 from quietdesk.scoring.shards import run
+from quietdesk.scoring.surprisal import Likelihood, Sample, Terms, metrics, read_sample
 from quietdesk.types import Author, Transcript, TranscriptMessage
 
-RECIPE = Recipe(("turns", "apologies"), rows=True)
+SAID = (
+    TranscriptMessage(author=Author.CUSTOMER, text="Where is it?"),
+    TranscriptMessage(author=Author.BOT, text="Sorry, it is late."),
+)
+TALKS = [
+    Transcript(id=f"c{i}", customer=f"k{i % 5}", messages=SAID[: 1 + i % 2]) for i in range(40)
+]
+
+
+def read_by_a_model() -> tuple[BaseMetric, ...]:
+    """Metrics with a table of what a model found, which travels with them."""
+    sample = Sample(15, 1)
+    sample.take(columns.to_batch(TALKS))
+
+    def read(talk: Transcript) -> list[Likelihood]:
+        return [Likelihood(1, 5, -float(talk.id[1:]), -9.0, True, 0)] if talk.messages[1:] else []
+
+    return metrics(read_sample(sample, read, Terms("tiny", "a1", 512, "00", "bot")))
+
+
+RECIPE = Recipe(("turns", "apologies", *read_by_a_model()), rows=True)
 
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    said = (
-        TranscriptMessage(author=Author.CUSTOMER, text="Where is it?"),
-        TranscriptMessage(author=Author.BOT, text="Sorry, it is late."),
-    )
-    found = [
-        Transcript(id=f"c{i}", customer=f"k{i % 5}", messages=said[: 1 + i % 2]) for i in range(40)
-    ]
     path = tmp_path / "x.parquet"
-    table = pa.Table.from_batches([columns.to_batch(found)])
+    table = pa.Table.from_batches([columns.to_batch(TALKS)])
     pq.write_table(table, path, row_group_size=10)
     return path
 
