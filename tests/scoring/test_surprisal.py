@@ -168,8 +168,9 @@ def test_replies_that_stand_out_are_named(talks):
     readings = readings_of(talks)
     scorer = Scorer(metrics(readings))
     rows = {row["id"]: row for row in scorer.read(to_batch(talks)).rows.to_pylist()}
-    figures = [surprisal_of(one) for found in readings.found.values() for one in found]
-    low, high = np.nanquantile(figures, [0.25, 0.75])
+    replies = [one for found in readings.found.values() for one in found]
+    low, high = np.nanquantile([surprisal_of(one) for one in replies], [0.25, 0.75])
+    below, above = np.nanquantile([relevance_of(one) for one in replies], [0.25, 0.75])
     named = {"surprisal": 0, "relevance": 0}
     sample = Sample(30, 1)
     sample.take(to_batch(talks))
@@ -179,7 +180,7 @@ def test_replies_that_stand_out_are_named(talks):
             if surprisal_of(reply) > high + 1.5 * (high - low):
                 expected.append({"metric": "surprisal", "message": reply.place})
         for reply in read(one):
-            if relevance_of(reply) < 0:
+            if relevance_of(reply) < below - 1.5 * (above - below):
                 expected.append({"metric": "relevance", "message": reply.place})
         assert rows[one.id]["causes"] == expected
         for cause in expected:

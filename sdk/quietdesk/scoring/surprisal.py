@@ -392,8 +392,9 @@ class Surprisal(_OfModel):
     )
     misleads = (
         "It tells how usual a reply is for this model, not how good: boilerplate and loops score "
-        "low, names, numbers and short replies high. Figures of two models cannot be compared. The "
-        "causes are the outliers of the sample, of which there are some in any."
+        "low, names, numbers and short replies high. It says nothing of whether a reply is right. "
+        "Figures of two models cannot be compared. The causes are the outliers of the sample, of "
+        "which there are some in any."
     )
     figure = staticmethod(surprisal_of)
 
@@ -421,8 +422,9 @@ class Relevance(_OfModel):
     misleads = (
         "It tells whether a reply takes up the customer's words, not whether it is right: "
         "repeating the question scores high, a wrong answer about the right thing too; a short "
-        "`Yes` or a next step that the earlier turns settle scores near 0. Of a small model it is "
-        "noisy for single replies."
+        "`Yes` or a next step that the earlier turns settle scores near 0. Among sensible replies "
+        "it says nothing of which is the better one; the figure of a single reply is noisy, and "
+        "many good replies are below 0. The causes are the outliers of the sample."
     )
     better = Better.HIGHER
     lowest = -MAX_REAL
@@ -433,8 +435,10 @@ class Relevance(_OfModel):
         return reply.answers
 
     def is_cause(self, figures: FloatArray) -> npt.NDArray[np.bool_]:
-        """What the customer's message makes less likely."""
-        return np.asarray(figures < 0.0)
+        """What the message makes unusually much less likely, for this sample."""
+        assert self.readings is not None
+        low = self.readings.fences(relevance_of)[0]
+        return np.asarray((figures < 0.0) & (figures < low))
 
 
 def metrics(readings: Readings | None = None) -> tuple[BaseMetric, ...]:
