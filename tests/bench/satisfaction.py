@@ -8,7 +8,7 @@ it is there; a run that was stopped goes on where it was, as long as the commit 
 
 - `clean`: an estimator fitted and cross-validated on each of the sets that its recipe was chosen
   by (`models/recipe/choose_satisfaction.py`), which flatters a little;
-- `own`: the same on each of the English sets of USS, which had no say in the recipe;
+- `own`: the same on each of the English sets of USS by itself;
 - `pooled`: the same, trained on the three together;
 - `curve`: fitted on a few or many of a USS set's dialogues, measured on the same others of it;
 - `shipped`: the shipped estimator on these sets, none of which it was fitted on;

@@ -1,6 +1,7 @@
 """What README prints of the code itself; cog calls these."""
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -53,6 +54,40 @@ def settings_table() -> str:
         default = Settings.model_fields[name].default
         lines.append(f"| `{name}` | `{default!r}` | {told.get(name, '')} |")
     return "\n".join(lines)
+
+
+def satisfaction_table() -> str:
+    """How estimates of satisfaction agree with people, as the bench last measured it."""
+    found = json.loads((ROOT / "tests/bench/results/satisfaction.json").read_text(encoding="utf-8"))
+    lines = [
+        "| fitted on | rated | cases | Spearman | AUC, dissatisfied | calibration | one person |",
+        "|---|---|--:|---|---|--:|--:|",
+    ]
+    for part, fitted in (("own", "its own set"), ("shipped", "other sets: the shipped one")):
+        for name, levels in found[part]["sets"].items():
+            for level in ("turns", "conversations"):
+                one = levels[level]
+                rater = "" if one["rater"] is None else f"{one['rater']:.3f}"
+                lines.append(
+                    f"| {fitted} | {name}, {level} | {one['n']:,} | {_figure(one['spearman'])} "
+                    f"| {_figure(one['auc'])} | {one['calibration']['value']:.3f} | {rater} |"
+                )
+        mean = found[part]["mean"]
+        lines += [
+            f"| {fitted} | mean, {level} | | {mean[f'{level} spearman']:.3f} "
+            f"| {mean[f'{level} auc']:.3f} | {mean[f'{level} calibration']:.3f} | |"
+            for level in ("turns", "conversations")
+        ]
+    run = found["own"]
+    lines += [
+        "",
+        f"Measured on {run['machine']}, at {run['commit']}, in {run['folds']} outer folds.",
+    ]
+    return "\n".join(lines)
+
+
+def _figure(figure: dict[str, float]) -> str:
+    return f"{figure['value']:.3f} ({figure['low']:.3f} to {figure['high']:.3f})"
 
 
 def _field_docs(path: Path) -> dict[str, str]:
