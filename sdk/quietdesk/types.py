@@ -5,6 +5,7 @@ the engine or of the screen.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -39,6 +40,8 @@ class FinishReason(StrEnum):
     """The model ended its turn, or a stop string was met."""
     LENGTH = "length"
     """The reply's token limit, or the end of the context, was met."""
+    TOOL_CALLS = "tool_calls"
+    """The model ended its turn by calling tools; it goes on when it is told their results."""
     CANCELLED = "cancelled"
     """Someone cancelled; what was said until then is kept."""
     INTERRUPTED = "interrupted"
@@ -55,6 +58,62 @@ class ToolCall(Frozen):
     name: str
     arguments: str
     """JSON text of an object, as the model wrote it."""
+
+
+_MARK = re.compile(r"<[^<>\s]+>|\[[A-Z][A-Z_]*\]")
+"""What models are trained to write around calls: `<tool_call>`, `[TOOL_CALLS]`."""
+
+
+class CallForm(Frozen):
+    """How a model writes calls: what stands around the names and the JSON of the arguments.
+
+    The first call begins with `opening`, every other one with `following`. Where an id stands, which
+    the model writes at will, the texts have `ID`.
+    """
+
+    name: str
+    """`model` where the chat template shows it, else the name of what is asked for in its stead."""
+    opening: str
+    middle: str
+    """Between a name and its arguments."""
+    closing: str
+    following: str = ""
+    """Between one call's arguments and the next one's name; empty: one call and no more."""
+
+    @property
+    def trigger(self) -> str:
+        """The text with which a call has begun."""
+        mark = _MARK.match(self.opening)
+        return mark[0] if mark else self.opening.rstrip().removesuffix('"').rstrip()
+
+    @property
+    def at_start(self) -> bool:
+        """Whether only a reply that begins with it is a call: bare JSON may stand in any text."""
+        return self.opening[:1] in ("{", "[") and not _MARK.match(self.opening)
+
+    @property
+    def marks(self) -> tuple[str, ...]:
+        """Texts that are control tokens in some vocabularies."""
+        texts = (self.opening, self.middle, self.closing, self.following)
+        return tuple(dict.fromkeys(mark for text in texts for mark in _MARK.findall(text)))
+
+    def write(self, calls: Sequence[ToolCall]) -> str:
+        """Calls as the model writes them, all in one, with their ids left out."""
+        bodies = (call.name + self.middle + call.arguments for call in calls)
+        return (self.opening + self.following.join(bodies) + self.closing).replace(ID, "")
+
+
+ID = "\ufffc"
+"""Stands for a call's id in the texts of a `CallForm`."""
+
+HERMES = CallForm(
+    name="hermes",
+    opening='<tool_call>\n{"name": "',
+    middle='", "arguments": ',
+    closing="}\n</tool_call>",
+    following='}\n</tool_call>\n<tool_call>\n{"name": "',
+)
+"""What is asked for where a template does not show a form: many models were trained on it."""
 
 
 class Passage(Frozen):

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeAlias
 
-from quietdesk.types import Author, Message, Passage, ToolCall
+from quietdesk.types import HERMES, Author, CallForm, Message, Passage, ToolCall
 
 Json: TypeAlias = Any
 """A value as JSON has it: dict, list, str, int, float, bool or None."""
@@ -41,6 +41,7 @@ _NO_RESULT = "(no result)"
 _BEFORE_PASSAGES = "Passages from the documents:"
 _AFTER_PASSAGES = "The message to answer:"
 _BEFORE_TOOLS = "Functions that can be called, as JSON Schema:"
+_HOW_TO_CALL = "To call a function, end your reply with its name and its arguments in this form:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,13 @@ class Entry:
     tool_call_id: str | None = None
     name: str | None = None
     """Of a tool's result: the function's name."""
+    owner: Owner = TEMPLATE
+    """Whose the tool calls are."""
+
+    @property
+    def shown(self) -> tuple[Part, ...]:
+        """What can be found again in the rendered text: of a call, the function's name."""
+        return (*self.parts, *(Part(self.owner, call.name) for call in self.tool_calls))
 
     def as_dict(self, shield: Shielding, *, nine_letter_ids: bool = False) -> ChatDict:
         """The entry for the template, every text of it shielded."""
@@ -143,6 +151,7 @@ def compose(
     passages: Sequence[Part] = (),
     tools: Sequence[ToolSchema] = (),
     abilities: Abilities = Abilities(),
+    form: CallForm = HERMES,
 ) -> tuple[list[Entry], list[ToolSchema], list[str]]:
     """Messages as entries that the template accepts.
 
@@ -158,6 +167,7 @@ def compose(
         passages: Texts for the newest customer message, best first.
         tools: Functions that the model may call.
         abilities: What the template takes.
+        form: How the model writes calls.
 
     Returns:
         The entries, the tools to hand to the template, and notes on what was reshaped.
@@ -168,13 +178,17 @@ def compose(
         schemas = "\n".join(json.dumps(dict(tool), ensure_ascii=False) for tool in tools)
         head.append(Part(TOOLS, f"{_BEFORE_TOOLS}\n{schemas}"))
         notes.append("The template knows no tools; they are listed in the system prompt.")
+    if tools and form == HERMES:
+        # A form that the template shows is one that the model knows.
+        example = ToolCall(id="", name="NAME", arguments="{}")
+        head.append(Part(TOOLS, f"{_HOW_TO_CALL}\n{form.write([example])}"))
     entries = _read(messages)
     while entries and entries[0].role == "system":
         head += entries.pop(0).parts
     if any(entry.tool_calls or entry.role == "tool" for entry in entries):
         entries = _results_after_calls(entries, notes)
         if not abilities.tool_messages:
-            entries = [_without_tools(entry) for entry in entries]
+            entries = [_without_tools(entry, form) for entry in entries]
             notes.append("The template knows no tool calls; they are written out as text.")
         elif not abilities.many_calls:
             entries = _one_call_each(entries)
@@ -252,7 +266,7 @@ def _entry(message: Message, names: Mapping[str, str]) -> Entry:
             result = parts or (Part(owner, _NO_TEXT),)
             return Entry("tool", result, tool_call_id=call_id, name=names.get(call_id, "tool"))
         case Author.BOT | Author.HUMAN:
-            return Entry("assistant", parts, tool_calls=message.tool_calls)
+            return Entry("assistant", parts, tool_calls=message.tool_calls, owner=owner)
 
 
 def _results_after_calls(entries: Sequence[Entry], notes: list[str]) -> list[Entry]:
@@ -288,11 +302,13 @@ def _one_call_each(entries: Sequence[Entry]) -> list[Entry]:
             continue
         first, *others = entry.tool_calls
         apart.append(replace(entry, tool_calls=(first,)))
-        waiting = {call.id: Entry("assistant", (), (call,)) for call in others}
+        waiting = {
+            call.id: Entry("assistant", (), (call,), owner=entry.owner) for call in others
+        }
     return apart
 
 
-def _without_tools(entry: Entry) -> Entry:
+def _without_tools(entry: Entry, form: CallForm) -> Entry:
     """Tool calls and results as words, for a template that knows neither."""
     if entry.role == "tool":
         first, *rest = entry.parts
@@ -300,9 +316,12 @@ def _without_tools(entry: Entry) -> Entry:
         return Entry("user", (said, *rest))
     if not entry.tool_calls:
         return entry
-    lines = "\n".join(f"Call {call.name}: {call.arguments}" for call in entry.tool_calls)
-    owner = entry.parts[0].owner if entry.parts else TEMPLATE
-    return Entry("assistant", (*entry.parts, Part(owner, lines)))
+    if form == HERMES:
+        text = form.write(entry.tool_calls)
+    else:
+        # The marks of the template's own form would stand there as mere words.
+        text = "\n".join(f"Call {call.name}: {call.arguments}" for call in entry.tool_calls)
+    return Entry("assistant", (*entry.parts, Part(entry.owner, text)))
 
 
 def _place_passages(

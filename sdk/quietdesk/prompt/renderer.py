@@ -24,7 +24,7 @@ from quietdesk.prompt.entries import (
     shield_json,
 )
 from quietdesk.prompt.tokens import PromptTokens, Shield, Tokenize
-from quietdesk.types import Author, Message
+from quietdesk.types import Author, CallForm, Message
 
 _BASES = 256
 """System prompts whose size is remembered."""
@@ -38,6 +38,7 @@ class Template(Protocol):
 
     name: str
     abilities: Abilities
+    call_form: CallForm
     stop: tuple[str, ...]
     notes: tuple[str, ...]
     marks: tuple[str, ...]
@@ -247,6 +248,7 @@ class Renderer:
             passages=content.passages,
             tools=content.tools,
             abilities=abilities,
+            form=self.template.call_form,
         )
         shield = self._tokens.shield(_Letters(entries, tools))
         text = self.template.render(
@@ -255,12 +257,12 @@ class Renderer:
             add_generation_prompt=not content.continues,
             now=content.now.astimezone().replace(tzinfo=None),
         )
-        parts = [part for entry in entries for part in entry.parts]
+        parts = [part for entry in entries for part in entry.shown]
         if content.continues:
             last = parts[-1]
             text = _until(text, shield(last.text, own=last.own))
         tokens, sizes = self._tokens.encode(text, shield.words)
-        n_system = len(entries[0].parts) if entries and entries[0].role == "system" else 0
+        n_system = len(entries[0].shown) if entries and entries[0].role == "system" else 0
         own = tuple(
             entry.as_dict(_as_written, nine_letter_ids=abilities.nine_letter_ids)
             for entry in entries

@@ -31,6 +31,8 @@ class Outcome:
     summary: str
     tool_tokens: int
     """Of the tools where the template itself writes them, else 0."""
+    call_form: str
+    """Name of the form in which calls are asked for."""
     passages: Sequence[tuple[Passage, bool, str, int]]
     """Each with whether it is shown, why it was cut or left out, and what it takes."""
 
@@ -55,7 +57,9 @@ def items_of(outcome: Outcome) -> list[ContextItem]:
     of_template = shares.get(TEMPLATE, 0)
     of_tools = min(outcome.tool_tokens, of_template)
     if of_tools or TOOLS in shares:
-        add(TOOLS, pinned, shares.get(TOOLS, 0) + of_tools, "tools always stay")
+        form = "the template's own" if outcome.call_form == "model" else outcome.call_form
+        why = f"tools always stay; calls are written in the form {form}"
+        add(TOOLS, pinned, shares.get(TOOLS, 0) + of_tools, why)
     add(TEMPLATE, pinned, of_template - of_tools, "marks that the template writes")
     for place, message in enumerate(outcome.messages):
         owner = ("message", message.id)

@@ -24,6 +24,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from quietdesk.errors import TemplateError
 from quietdesk.prompt.entries import Abilities, ChatDict
+from quietdesk.types import HERMES, ID, CallForm
 
 CHATML = (
     "{% for message in messages %}"
@@ -70,6 +71,8 @@ class ChatTemplate:
         stop: Strings that end a reply where no control token of the model does.
         notes: Sentences for a reader on what is special about it.
         marks: Control tokens that it writes itself.
+        call_form: How the model writes calls of tools: as the template writes those of older
+            messages, where it does and that can be told apart, else `types.HERMES`.
     """
 
     def __init__(
@@ -118,6 +121,7 @@ class ChatTemplate:
             ) from None
         self.abilities = self._try_out()
         self.marks, self.stop = self._read_marks(special_tokens)
+        self.call_form = self._read_call_form() or HERMES
         self.notes: tuple[str, ...] = tuple(told)
 
     def render(
@@ -231,6 +235,67 @@ class ChatTemplate:
         if self.eos_token and self.eos_token in between:
             stop = self.eos_token
         return marks, (("\n" + stop) if between[0] == "\n" else stop,)
+
+    def _read_call_form(self) -> CallForm | None:
+        """What the template writes around the name and the arguments of a call; None: unknown.
+
+        The model was trained on replies of the same form.
+        """
+        if not self.abilities.tool_messages or self.name == "server":
+            return None
+        one, two, three, _ = _WORDS
+        user, answer, second = map(_said, ("user", "assistant", "user"), _WORDS)
+        calls = [_call(_FIRST_ID, two), _call(_SECOND_ID, three)]
+        results = [_result(_FIRST_ID, "quietdesk-result"), _result(_SECOND_ID, "quietdesk-other")]
+        n_calls = 2 if self.abilities.many_calls else 1
+        try:
+            talk = self.render([user, answer, second]).partition(one)[2]
+            asked = [
+                self.render(
+                    [user, {"role": "assistant", "content": "", "tool_calls": calls[:n]}]
+                    + results[:n],
+                    tools=[_PROBE_TOOL],
+                ).rpartition(one)[2]
+                for n in range(1, n_calls + 1)
+            ]
+        except TemplateError:
+            return None
+        header, _, rest = talk.partition(two)
+        ends = sorted((rest.index(mark), mark) for mark in self.marks if mark in rest)
+        if not ends or not all(text.startswith(header.rstrip()) for text in asked):
+            return None
+        pieces = [_around_calls(text[len(header.rstrip()) :], ends[0][1]) for text in asked]
+        if not all(pieces) or len(pieces[-1]) != 2 * n_calls + 1:
+            return None
+        opening, middle, closing = pieces[0]
+        form = CallForm(
+            name="model",
+            opening=opening.lstrip(),
+            middle=middle,
+            closing=closing.rstrip(),
+            following=pieces[1][2] if n_calls > 1 else "",
+        )
+        return form if len(form.trigger) >= _LEAST_TRIGGER else None
+
+
+_LEAST_TRIGGER = 4
+"""Letters: what is shorter stands in any text."""
+
+
+def _around_calls(text: str, end: str) -> list[str]:
+    """What stands in front of, between and behind names and arguments; empty if they are not there.
+
+    Args:
+        text: From the assistant's first letter on.
+        end: The control token that ends its turn.
+    """
+    name = re.escape(_PROBE)
+    arguments = r'\{\s*"a":\s*"(?:' + "|".join(_WORDS) + r')"\s*\}'
+    found = re.split(f"({name}|{arguments})", text.partition(end)[0])
+    names, values = found[1::4], found[3::4]
+    if len(names) != len(values) or not names or set(names) != {_PROBE} or _PROBE in values:
+        return []
+    return [re.sub(f"{_FIRST_ID}|{_SECOND_ID}", ID, piece) for piece in found[::2]]
 
 
 _WORDS = ("quietdesk-first", "quietdesk-second", "quietdesk-third", "quietdesk-fourth")

@@ -17,14 +17,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from quietdesk.errors import ContextError, UsageError
-from quietdesk.prompt.entries import SYSTEM, ChatDict, Part, ToolSchema, passage_parts
+from quietdesk.prompt.entries import SYSTEM, TOOLS, ChatDict, Part, ToolSchema, passage_parts
 from quietdesk.prompt.policies import Load, Policy, find_policy
 from quietdesk.prompt.renderer import Content, Prompt, Renderer, Template
 from quietdesk.prompt.report import Outcome, items_of, notes_of
 from quietdesk.prompt.summary import Summariser, extract, lost_facts, rolling_summary
 from quietdesk.prompt.tokens import Tokenize
 from quietdesk.prompt.turns import turns_of
-from quietdesk.types import Author, ContextOutcome, ContextReport, Message, Passage
+from quietdesk.types import Author, CallForm, ContextOutcome, ContextReport, Message, Passage
 
 _LEAST_CUT = 32
 """Tokens: a passage is rather left out than cut down to fewer, a summary rather not written."""
@@ -45,6 +45,8 @@ class Fitted:
     """The rendered prompt, for reading; what people wrote stands in it as they wrote it."""
     messages: tuple[ChatDict, ...]
     """What it was rendered from, for servers that render themselves."""
+    call_form: CallForm
+    """How the model writes calls of tools."""
 
 
 class Window:
@@ -408,7 +410,8 @@ class _Fit:
         shares, missing = prompt.shares(self.renderer.count)
         tool_tokens = 0
         if self.tools and self.renderer.template.abilities.tools:
-            tool_tokens = max(0, self.base - self.renderer.base(self.system, ()))
+            of_template = self.base - self.renderer.base(self.system, ())
+            tool_tokens = max(0, of_template - shares.get(TOOLS, 0))
         shown = {id(part) for part in self.passages}
         outcome = Outcome(
             shares=shares,
@@ -420,6 +423,7 @@ class _Fit:
             policy=self.policy.name,
             summary=summary,
             tool_tokens=tool_tokens,
+            call_form=self.renderer.template.call_form.name,
             passages=[
                 (passage, id(part) in shown, self.why.get(id(part), ""), self._passage_cost(part))
                 for passage, part in zip(self.given, self.passage_parts, strict=True)
@@ -447,4 +451,5 @@ class _Fit:
             stop=self.renderer.template.stop,
             text=prompt.read(),
             messages=prompt.messages,
+            call_form=self.renderer.template.call_form,
         )
