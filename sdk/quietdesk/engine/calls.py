@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from quietdesk.engine.schema.grammar import schema_grammar
+from quietdesk.engine.schema.grammar import literal, schema_grammar
 from quietdesk.types import ID, CallForm, ToolCall
 
 MOST_CALLS = 8
@@ -99,8 +99,7 @@ def _closed(parameters: Any) -> dict[str, Any]:
 
 def _literal(text: str) -> str:
     """A text as a grammar has it, with nine letters or digits where an id stands."""
-    parts = ["".join(f"\\U{ord(letter):08X}" for letter in part) for part in text.split(ID)]
-    return " [a-zA-Z0-9]{9} ".join(f'"{part}"' if part else "" for part in parts) or '""'
+    return " [a-zA-Z0-9]{9} ".join(literal(part) for part in text.split(ID))
 
 
 def parse_calls(form: CallForm, text: str) -> tuple[ToolCall, ...]:

@@ -22,6 +22,7 @@ import numpy as np
 
 from quietdesk.engine.backend import ChatMessage
 from quietdesk.engine.batch import Batch, Segment
+from quietdesk.engine.calls import control_tokens, parse_calls
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.draft import Drafter
 from quietdesk.engine.draft_model import Asked, DraftModel
@@ -44,7 +45,7 @@ from quietdesk.errors import (
     QueueFullError,
     UsageError,
 )
-from quietdesk.types import FinishReason
+from quietdesk.types import FinishReason, ToolCall
 
 T = TypeVar("T")
 
@@ -277,6 +278,13 @@ class Engine:
         owner: str = "",
     ) -> Stream:
         limits = limits or Limits()
+        calls = sampling.calls if sampling is not None else None
+        marks: dict[int, bytes] = {}
+        detokenizer = Detokenizer(limits.stop)
+        if calls is not None and calls.trigger:
+            form = calls.form
+            marks = control_tokens(form, self._runner.tokenize, self._runner.piece)
+            detokenizer = Detokenizer(limits.stop, calls.trigger, at_start=form.at_start)
         now = self._clock()
         with self._wake:
             if self._closing:
@@ -291,8 +299,10 @@ class Engine:
                     lambda: self._cancel(sequence),
                     lambda: sequence.usage(),
                     lambda: sequence.tokens[sequence.n_prompt :],
+                    lambda: sequence.detokenizer.call,
                 ),
-                detokenizer=Detokenizer(limits.stop),
+                detokenizer=detokenizer,
+                marks=marks,
                 submitted_at=now,
                 priority=priority,
                 deadline_at=None if deadline_s is None else now + deadline_s,
@@ -713,7 +723,8 @@ class Engine:
             if ends or token in limits.stop_tokens:
                 reason = FinishReason.STOP
                 break
-            said.append(sequence.detokenizer.push(self._runner.piece(token)))
+            piece = sequence.marks.get(token) or self._runner.piece(token)
+            said.append(sequence.detokenizer.push(piece))
             if sequence.detokenizer.stopped:
                 reason = FinishReason.STOP
                 break
@@ -740,6 +751,14 @@ class Engine:
         if sequence.state is State.FINISHED:
             return
         rest = sequence.detokenizer.flush()
+        tool_calls: tuple[ToolCall, ...] = ()
+        if (call := sequence.detokenizer.call) and sequence.sampling.calls is not None:
+            if reason is FinishReason.STOP:
+                tool_calls = parse_calls(sequence.sampling.calls.form, call)
+            if tool_calls:
+                reason = FinishReason.TOOL_CALLS
+            else:
+                rest += call  # Half a call calls nothing; as text it is not lost.
         if rest:
             sequence.stream.put(rest, 0)
         sequence.state = State.FINISHED
@@ -751,7 +770,7 @@ class Engine:
             if sequence.sampler >= 0:
                 self._runner.close_sampler(sequence.sampler)
         finally:
-            sequence.stream.end(reason, sequence.usage(), error)
+            sequence.stream.end(reason, sequence.usage(), error, tool_calls)
 
     def _lose(self, sequence: Sequence, error: Exception) -> None:
         """End a request whose slot holds nobody knows what."""

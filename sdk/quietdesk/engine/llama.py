@@ -11,7 +11,7 @@ import hashlib
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from quietdesk.engine.batch import Batch, Segment
+from quietdesk.engine.calls import Watch, call_grammar, control_tokens
 from quietdesk.engine.device import DevicePlan
 from quietdesk.engine.offload import Gpu
 from quietdesk.engine.runner import SPARE_OUTPUTS, AbortedError, ModelInfo
@@ -324,12 +325,16 @@ class LlamaRunner:
         )
         special = []
         longest = 1
+        silent = []
         for token in range(self._n_vocab):
             # A byte-level vocabulary writes each byte as one character, so this is never too low.
             text = llama_cpp.llama_vocab_get_text(vocab, token) or b""
             longest = max(longest, len(text))
-            if text and llama_cpp.llama_vocab_get_attr(vocab, token) & control:
+            if text and (attr := llama_cpp.llama_vocab_get_attr(vocab, token) & control):
                 special.append(text.decode("utf-8", "replace"))
+                if not attr & llama_cpp.LLAMA_TOKEN_ATTR_USER_DEFINED and not self.is_end(token):
+                    silent.append(token)
+        self._silent = np.array(silent, np.int32)
         template = llama_cpp.llama_model_chat_template(self._model, None)
         return ModelInfo(
             name=name or header.name or path.stem,
@@ -420,8 +425,11 @@ class LlamaRunner:
         sampling = sampling.within(self.n_ctx)
         dry = self._dry(sampling) if sampling.dry_multiplier else None
         self._next_sampler += 1
+        marks = {}
+        if sampling.calls is not None:
+            marks = control_tokens(sampling.calls.form, self.tokenize, self.piece)
         self._samplers[self._next_sampler] = _Sampler(
-            sampling, prompt, self._vocab, self._n_vocab, self.piece, dry
+            sampling, prompt, self._vocab, self._n_vocab, self.piece, dry, self._silent, marks
         )
         return self._next_sampler
 
@@ -651,12 +659,21 @@ class _Sampler:
         n_vocab: int,
         piece: Callable[[int], bytes],
         dry: Any,
+        silent: NDArray[np.int32],
+        marks: Mapping[int, bytes],
     ) -> None:
         self._sampling = sampling
         self._piece = piece
+        self._marks = marks
         self._begun = b""
         """Bytes of a character that has not ended yet, where there is a grammar."""
         self._vocab, self._n_vocab = vocab, n_vocab
+        self._silent = np.setdiff1d(silent, list(marks))
+        """Control tokens: grammars take them for their texts, which nobody gets to see."""
+        self._grammar: Any = None
+        """What binds from here on."""
+        self._watch: Watch | None = None
+        """Watches for a call's beginning, until it has come."""
         self._end: int | None = None
         """The end token, once a grammar has come to its end: it allows nothing after it."""
         self._chain: Any = None
@@ -676,15 +693,22 @@ class _Sampler:
             look_back = max(sampling.penalty_last_n, sampling.dry_penalty_last_n)
             for token in prompt[max(0, len(prompt) - look_back) :]:
                 llama_cpp.llama_sampler_accept(self._chain, token)
-        if sampling.grammar:
-            self._grammar = llama_cpp.llama_sampler_init_grammar(
-                vocab, sampling.grammar.encode(), b"root"
-            )
-            if not self._grammar:
-                self.close()
-                raise DecodeError(f"The grammar does not compile: {_Log.reason()}")
+        grammar = sampling.grammar
+        if sampling.calls is not None and sampling.calls.forced:
+            grammar = call_grammar(sampling.calls)
+        elif sampling.calls is not None:
+            self._watch = Watch(sampling.calls.form)
+        if grammar:
+            self._bind(grammar)
         # Mirostat cuts off by itself, and is never given a top-k.
-        self._narrow = bool(sampling.top_k and not sampling.changes_scores and not sampling.grammar)
+        self._narrow = bool(sampling.top_k and not sampling.changes_scores)
+        self._plain = sampling.temperature == 0.0 and not sampling.changes_scores
+
+    def _bind(self, grammar: str) -> None:
+        self._grammar = llama_cpp.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
+        if not self._grammar:
+            self.close()
+            raise DecodeError(f"The grammar does not compile: {_Log.reason()}")
 
     def choose(self, scores: NDArray[np.float32], likeliest: int) -> int:
         """The next token."""
@@ -692,17 +716,74 @@ class _Sampler:
             return likeliest
         if self._end is not None:
             return self._end
+        bound = self._grammar is not None
         token = self._draw(scores, likeliest)
-        while self._sampling.grammar and not self._goes_on_as_text(token):
+        while not (self._goes_on_as_text(token) if bound else self._may_come(token)):
             scores = scores.copy()
-            scores[token] = -np.inf
+            if not bound and (exact := self._exact(token)):
+                # It began a call and something else after it: the call begins without that.
+                others = np.delete(np.arange(self._n_vocab), exact)
+                scores[others] = -np.inf
+            else:
+                scores[token] = -np.inf
             token = self._draw(scores, likeliest)
-        if self._sampling.grammar:
+        if bound:
             llama_cpp.llama_sampler_accept(self._grammar, token)
             if llama_cpp.llama_vocab_is_eog(self._vocab, token):
                 self._end = token
         llama_cpp.llama_sampler_accept(self._chain, token)
         return token
+
+    # Where no call has begun yet.
+
+    def _may_come(self, token: int) -> bool:
+        """Whether a token may; from the one on that completes a call's trigger a grammar binds."""
+        calls = self._sampling.calls
+        if self._watch is None or calls is None:
+            return True
+        piece = self._marks.get(token) or self._piece(token)
+        more = self._watch.look(piece)
+        if more is None:
+            self._watch.add(piece)
+            return True
+        if not calls.trigger:
+            return False
+        self._bind(call_grammar(calls, begun=True))
+        if all(self._accepts(byte) for byte in more):
+            self._watch = None
+            return True
+        llama_cpp.llama_sampler_free(self._grammar)
+        self._grammar = None
+        return False
+
+    def _accepts(self, byte: int) -> bool:
+        """Whether the grammar allows a byte next; then it has gone on by it."""
+        token = self._token_of(bytes([byte]))
+        if token is None:
+            return False
+        data = np.zeros(1, _TOKEN_DATA)
+        data["id"] = token
+        array = _array_of(data)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        if data["logit"][0] == -np.inf:
+            return False
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        return True
+
+    def _token_of(self, piece: bytes) -> int | None:
+        return next((n for n in range(self._n_vocab) if self._piece(n) == piece), None)
+
+    def _exact(self, token: int) -> list[int]:
+        """Tokens that complete the trigger and no more, where this one would complete it."""
+        calls = self._sampling.calls
+        if self._watch is None or calls is None or not calls.trigger:
+            return []
+        if self._watch.look(self._marks.get(token) or self._piece(token)) is None:
+            return []
+        wanted = self._watch.missing()
+        return [n for n in range(self._n_vocab) if self._piece(n) in wanted]
+
+    # Where a grammar binds.
 
     def _goes_on_as_text(self, token: int) -> bool:
         """Whether the bytes so far and the token's are the beginning of UTF-8.
@@ -742,18 +823,21 @@ class _Sampler:
         return bool((data["logit"] > -np.inf).any())
 
     def _draw(self, scores: NDArray[np.float32], likeliest: int) -> int:
+        if self._plain and not self._grammar:
+            return int(scores.argmax())
         candidates = self._candidates(scores, likeliest)
         data = np.zeros(len(candidates), _TOKEN_DATA)
         data["id"] = candidates
         data["logit"] = scores[candidates]
         array = _array_of(data)
         pointer = ctypes.byref(array)
-        if self._sampling.grammar:
+        if self._grammar:
+            data["logit"][self._silent] = -np.inf
             llama_cpp.llama_sampler_apply(self._grammar, pointer)
         llama_cpp.llama_sampler_apply(self._chain, pointer)
         chosen = array.data[array.selected]
         # llama.cpp ends the process when a grammar is told a token that it does not allow.
-        if self._sampling.grammar and chosen.logit == -np.inf:
+        if self._grammar and chosen.logit == -np.inf:
             raise RuntimeError("the grammar allows no token here")
         return int(chosen.id)
 
@@ -763,7 +847,7 @@ class _Sampler:
         Whenever at least k tokens lie within the margin, the k best are among them, so that the
         chain's own top-k chooses the same ones as from the whole vocabulary.
         """
-        if self._narrow:
+        if self._narrow and not self._grammar:
             near = np.flatnonzero(scores >= scores[likeliest] - CANDIDATE_MARGIN)
             if len(near) >= self._sampling.top_k:
                 return near.astype(np.int32)
@@ -773,7 +857,7 @@ class _Sampler:
         if self._chain:
             llama_cpp.llama_sampler_free(self._chain)
             self._chain = None
-        if getattr(self, "_grammar", None):
+        if self._grammar:
             llama_cpp.llama_sampler_free(self._grammar)
             self._grammar = None
 

@@ -7,6 +7,8 @@ from typing import Any, Self
 from quietdesk.config import TRUNCATION, Generation
 from quietdesk.errors import UsageError
 
+from quietdesk.engine.calls import Calls
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -44,6 +46,8 @@ class Sampling:
     """Pairs of token id and what is added to its logit; each id once."""
     grammar: str = ""
     """GBNF with a rule named `root`; empty: none."""
+    calls: Calls | None = None
+    """Tools that may be called: from a call's beginning on a grammar of their own binds."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,7 +77,8 @@ class Sampling:
     @property
     def is_greedy(self) -> bool:
         """Whether the likeliest token is taken with nothing else applied."""
-        return self.temperature == 0.0 and not self.changes_scores and not self.grammar
+        free = not self.grammar and self.calls is None
+        return self.temperature == 0.0 and not self.changes_scores and free
 
     @property
     def changes_scores(self) -> bool:

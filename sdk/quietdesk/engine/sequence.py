@@ -1,6 +1,6 @@
 """Sequence: one request on its way through the engine, what is cached, scheduled and said."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from quietdesk.engine.detokenize import Detokenizer
@@ -65,6 +65,8 @@ class Sequence:
     """Whether a draft model made them, and not look-up."""
     reading: Reading | None = None
     """What is asked of it, where it is only read."""
+    marks: dict[int, bytes] = field(default_factory=dict)
+    """Control tokens that stand around calls, and their texts."""
     drafter: Drafter | None = None
     """Makes the guesses, from the first time that the sequence is alone."""
 

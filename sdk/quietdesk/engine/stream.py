@@ -9,7 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from quietdesk.errors import EngineError
-from quietdesk.types import Delta, FinishReason, Usage
+from quietdesk.types import Delta, FinishReason, ToolCall, Usage
 
 
 class Stream:
@@ -20,6 +20,7 @@ class Stream:
         cancel: Callable[[], None],
         usage: Callable[[], Usage] = Usage,
         tokens: Callable[[], Sequence[int]] = tuple,
+        call: Callable[[], str] = str,
     ) -> None:
         """An empty stream.
 
@@ -27,10 +28,13 @@ class Stream:
             cancel: Called when a reader cancels; from any thread, more than once.
             usage: Tells what it cost so far, until it has ended; from any thread.
             tokens: Tells the ids generated so far; from any thread.
+            call: Tells what was written so far of a call; from any thread.
         """
         self._cancel = cancel
         self._usage_so_far = usage
         self._tokens = tokens
+        self._call = call
+        self._tool_calls: tuple[ToolCall, ...] = ()
         self._changed = threading.Condition()
         self._pieces: list[tuple[str, int]] = []
         self._waiting_tasks: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -47,13 +51,27 @@ class Stream:
             self._pieces.append((text, tokens))
             self._wake()
 
-    def end(self, reason: FinishReason, usage: Usage, error: EngineError | None = None) -> None:
-        """Close it; `error` is the cause where the reason is FAILED or INTERRUPTED."""
+    def end(
+        self,
+        reason: FinishReason,
+        usage: Usage,
+        error: EngineError | None = None,
+        tool_calls: tuple[ToolCall, ...] = (),
+    ) -> None:
+        """Close it.
+
+        Args:
+            reason: Why it ended.
+            usage: What it cost.
+            error: The cause where the reason is FAILED or INTERRUPTED.
+            tool_calls: What the model calls where the reason is TOOL_CALLS.
+        """
         with self._changed:
             if self._finish_reason is not None:
                 return
             self._usage = usage
             self._error = error
+            self._tool_calls = tool_calls
             self._finish_reason = reason
             callbacks, self._on_end = self._on_end, []
             self._wake()
@@ -95,6 +113,20 @@ class Stream:
     def text(self) -> str:
         """Everything said so far."""
         return "".join(text for text, _ in self._pieces)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """What the model calls; none before the end."""
+        return self._tool_calls
+
+    @property
+    def begun_call(self) -> str:
+        """What was written so far of a call that is no text yet; empty after the end.
+
+        When a reply ends within a call, this has become text.
+        """
+        with self._changed:
+            return "" if self._finish_reason is not None else self._call()
 
     def cancel(self) -> None:
         """Stop soon; what was said stays. No effect on a stream that has ended."""

@@ -75,7 +75,7 @@ _FORMATS = {
 }
 
 
-def schema_grammar(schema: Schema, bounds: Bounds | None = None) -> str:
+def schema_grammar(schema: Schema, bounds: Bounds | None = None, *, root: str = "root") -> str:
     """GBNF whose `root` writes JSON that validates against schema.
 
     Properties come in the order in which the schema names them.
@@ -83,11 +83,12 @@ def schema_grammar(schema: Schema, bounds: Bounds | None = None) -> str:
     Args:
         schema: A JSON schema, as `json.loads` or `BaseModel.model_json_schema()` gives it.
         bounds: For what the schema leaves open; `Bounds()` if None.
+        root: The name of the rule; those of all others begin with it, but for `root` itself.
 
     Raises:
         SchemaError: something cannot be kept to, or nothing could ever validate; with its place.
     """
-    return _Writer(schema, bounds or Bounds()).whole()
+    return _Writer(schema, bounds or Bounds(), root).whole()
 
 
 def as_json_schema(schema: type[BaseModel] | Mapping[str, Any]) -> Schema:
@@ -100,8 +101,9 @@ class _EndlessError(Exception):
 
 
 class _Writer:
-    def __init__(self, schema: Schema, bounds: Bounds) -> None:
+    def __init__(self, schema: Schema, bounds: Bounds, root: str) -> None:
         self._schema = schema
+        self._root, self._prefix = root, "r" if root == "root" else f"{root}-"
         self._bounds = bounds
         self._rules: dict[str, str] = {}
         self._inside: list[str] = []
@@ -118,12 +120,12 @@ class _Writer:
             root = self._value(self._schema, "#")
         except _EndlessError:
             raise SchemaError("#", "$ref", "it can never end: it always needs itself") from None
-        lines = [f"root ::= {root}", *(f"{name} ::= {body}" for body, name in self._rules.items())]
+        lines = [f"{self._root} ::= {root}", *(f"{name} ::= {body}" for body, name in self._rules.items())]
         return "\n".join(lines) + "\n"
 
     def _rule(self, body: str) -> str:
         """The name of the rule with this body."""
-        return self._rules.setdefault(body, f"r{len(self._rules)}")
+        return self._rules.setdefault(body, f"{self._prefix}{len(self._rules)}")
 
     # Any schema.
 
@@ -479,6 +481,11 @@ class _Writer:
 def _json(value: object) -> str:
     """A JSON value as a grammar's literal."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return literal(text)
+
+
+def literal(text: str) -> str:
+    """A text as a grammar writes it."""
     return '"' + "".join(_plain(character) for character in text) + '"'
 
 
