@@ -123,7 +123,9 @@ def parse_calls(form: CallForm, text: str) -> tuple[ToolCall, ...]:
         end = _object_end(text, start)
         if end is None or not re.fullmatch(r"[\w.-]+", name):
             return ()
-        found.append(ToolCall(id=f"call-{secrets.token_hex(8)}", name=name, arguments=text[start:end]))
+        found.append(
+            ToolCall(id=f"call-{secrets.token_hex(8)}", name=name, arguments=text[start:end])
+        )
         closed = _passed(form.closing, text, end)
         if closed is not None and not text[closed:].strip():
             return tuple(found)

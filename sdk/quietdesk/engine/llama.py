@@ -759,13 +759,7 @@ class _Sampler:
     def _accepts(self, byte: int) -> bool:
         """Whether the grammar allows a byte next; then it has gone on by it."""
         token = self._token_of(bytes([byte]))
-        if token is None:
-            return False
-        data = np.zeros(1, _TOKEN_DATA)
-        data["id"] = token
-        array = _array_of(data)
-        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
-        if data["logit"][0] == -np.inf:
+        if token is None or not self._allows(token):
             return False
         llama_cpp.llama_sampler_accept(self._grammar, token)
         return True
@@ -823,8 +817,11 @@ class _Sampler:
         return bool((data["logit"] > -np.inf).any())
 
     def _draw(self, scores: NDArray[np.float32], likeliest: int) -> int:
-        if self._plain and not self._grammar:
-            return int(scores.argmax())
+        if self._plain:
+            # The best of those that are allowed: mostly the best of all, and one is soon looked at.
+            best = int(scores.argmax())
+            if not self._grammar or (best not in self._silent and self._allows(best)):
+                return best
         candidates = self._candidates(scores, likeliest)
         data = np.zeros(len(candidates), _TOKEN_DATA)
         data["id"] = candidates
@@ -840,6 +837,14 @@ class _Sampler:
         if self._grammar and chosen.logit == -np.inf:
             raise RuntimeError("the grammar allows no token here")
         return int(chosen.id)
+
+    def _allows(self, token: int) -> bool:
+        """Whether the grammar allows a token next."""
+        data = np.zeros(1, _TOKEN_DATA)
+        data["id"] = token
+        array = _array_of(data)
+        llama_cpp.llama_sampler_apply(self._grammar, ctypes.byref(array))
+        return bool(data["logit"][0] > -np.inf)
 
     def _candidates(self, scores: NDArray[np.float32], likeliest: int) -> NDArray[np.int32]:
         """Tokens that the chain has to look at: all of them, or where top-k cuts, enough for it.

@@ -302,9 +302,7 @@ def _one_call_each(entries: Sequence[Entry]) -> list[Entry]:
             continue
         first, *others = entry.tool_calls
         apart.append(replace(entry, tool_calls=(first,)))
-        waiting = {
-            call.id: Entry("assistant", (), (call,), owner=entry.owner) for call in others
-        }
+        waiting = {call.id: Entry("assistant", (), (call,), owner=entry.owner) for call in others}
     return apart
 
 

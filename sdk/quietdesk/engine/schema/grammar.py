@@ -120,7 +120,10 @@ class _Writer:
             root = self._value(self._schema, "#")
         except _EndlessError:
             raise SchemaError("#", "$ref", "it can never end: it always needs itself") from None
-        lines = [f"{self._root} ::= {root}", *(f"{name} ::= {body}" for body, name in self._rules.items())]
+        lines = [
+            f"{self._root} ::= {root}",
+            *(f"{name} ::= {body}" for body, name in self._rules.items()),
+        ]
         return "\n".join(lines) + "\n"
 
     def _rule(self, body: str) -> str:
