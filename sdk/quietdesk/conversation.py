@@ -6,6 +6,7 @@ wait for the engine without one.
 """
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import Collection, Mapping, Sequence
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 
 from quietdesk.config import TRUNCATION, Generation, Settings
 from quietdesk.engine.backend import Backend, ChatMessage
+from quietdesk.engine.calls import Calls, call_grammar
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.schema.grammar import as_json_schema, schema_grammar
 from quietdesk.errors import (
@@ -29,16 +31,19 @@ from quietdesk.errors import (
     UnknownNameError,
     UsageError,
 )
-from quietdesk.recipe import recipe_of
+from quietdesk.recipe import recipe_of, sampling_of, tools_of
 from quietdesk.reply import Recorder, Reply
 from quietdesk.store.base import ROOT, Store
+from quietdesk.tools import Tool, check_choice, tool_schemas
 from quietdesk.types import (
     Author,
+    CallForm,
     ContextReport,
     ConversationInfo,
     FinishReason,
     KeptScore,
     Message,
+    ToolCall,
 )
 
 TITLE_LENGTH = 60
@@ -92,6 +97,11 @@ class ReplyOptions(TypedDict, total=False):
     seed: int
     schema: type[BaseModel] | Mapping[str, Any]
     """The reply is JSON that validates; `Reply.parsed` has the value."""
+    tools: Sequence[Tool]
+    """Functions that the model may call, typed Python ones or JSON in OpenAI's shape; what it calls
+    is in `Reply.tool_calls`, and `Conversation.send_results` takes the results."""
+    tool_choice: str
+    """`auto`: the model decides; `required`: it calls; `none`: it does not; or what it calls."""
     priority: int
     """Higher goes first."""
     deadline_s: float
@@ -121,6 +131,11 @@ class FittedPrompt(Protocol):
         """Strings that end the reply with this template."""
         ...
 
+    @property
+    def call_form(self) -> CallForm:
+        """How the model writes calls of tools."""
+        ...
+
 
 class PromptWindow(Protocol):
     """Fits messages into the context; `prompt.window.Window` is one.
@@ -134,6 +149,7 @@ class PromptWindow(Protocol):
         system: str,
         max_tokens: int,
         *,
+        tools: Sequence[Mapping[str, Any]] = (),
         continues: bool = False,
     ) -> FittedPrompt:
         """The prompt for these messages; see `Window.fit`."""
@@ -211,6 +227,78 @@ class Conversation:
     def astream(self, text: str, **options: Unpack[ReplyOptions]) -> Reply:
         """A reply that begins when a task iterates it: `async for delta in c.astream(...)`."""
         return Reply(new_id("m"), lambda reply: self._answer(reply, self._words(text), options))
+
+    def send_results(self, results: Mapping[str, str], **options: Unpack[ReplyOptions]) -> Reply:
+        """Say what came of the calls of the last reply that made some, and wait for the next reply.
+
+        Args:
+            results: The result of each of its calls, by the call's id; any text, JSON as a rule.
+            **options: See `ReplyOptions`; the tools are those of the reply that called, unless
+                others are given.
+
+        Raises:
+            UsageError: no call waits for a result, or one of them has none here; nothing was kept.
+            UnknownNameError: no call of that id waits for a result; nothing was kept.
+            Exception: what `send` raises.
+        """
+        return self.stream_results(results, **options).wait()
+
+    def stream_results(self, results: Mapping[str, str], **options: Unpack[ReplyOptions]) -> Reply:
+        """`send_results`; the reply is returned at once, to be iterated."""
+        return self.astream_results(results, **options).begin()
+
+    async def asend_results(
+        self, results: Mapping[str, str], **options: Unpack[ReplyOptions]
+    ) -> Reply:
+        """`send_results`, in a task."""
+        return await self.astream_results(results, **options).await_()
+
+    def astream_results(self, results: Mapping[str, str], **options: Unpack[ReplyOptions]) -> Reply:
+        """A reply to results that begins when a task iterates it."""
+        return Reply(new_id("m"), lambda reply: self._go_on_by(reply, results, options))
+
+    def _go_on_by(self, reply: Reply, results: Mapping[str, str], options: ReplyOptions) -> None:
+        history = self._parts.store.messages(self.id, reports=False)
+        asked = _asked(history)
+        if asked is None:
+            raise UsageError(f"No tool call waits for a result in conversation {self.id!r}.")
+        message, calls = asked
+        ids = [call.id for call in calls]
+        for call_id in results:
+            if call_id not in ids:
+                raise UnknownNameError("tool call that waits", call_id, ids)
+        for call in calls:
+            if not isinstance(results.get(call.id), str):
+                raise UsageError(
+                    f"The call {call.id!r} of {call.name!r} has no text as its result: got "
+                    f"{results.get(call.id)!r}. Give one for each call, the error where it failed."
+                )
+        said = tuple(
+            Message(
+                id=new_id("m"),
+                author=Author.TOOL,
+                text=_valid(results[call_id]),
+                created_at=datetime.now(UTC),
+                tool_call_id=call_id,
+            )
+            for call_id in ids
+        )
+        self._turn(reply, said, self._tools_again(options, message.id), history, _leaf(history))
+
+    def _tools_again(
+        self, options: ReplyOptions, reply_id: str | None, *, choice: bool = False
+    ) -> ReplyOptions:
+        """The options with the tools of a reply, unless they name others; its choice too if so."""
+        if reply_id is None or "tools" in options:
+            return options
+        recipe = self._parts.store.find_message(reply_id)[1].recipe
+        calls = sampling_of(recipe).calls if recipe is not None else None
+        if recipe is None or calls is None:
+            return options
+        again: ReplyOptions = {"tools": tools_of(recipe)}
+        if choice:
+            again["tool_choice"] = calls.choice
+        return {**again, **options}
 
     def _answer(self, reply: Reply, said: Message, options: ReplyOptions) -> None:
         for chance in range(_CHANCES, 0, -1):
@@ -333,6 +421,8 @@ class Conversation:
     def regenerate(self, **options: Unpack[ReplyOptions]) -> Reply:
         """Another version of the last reply, beside it; streams.
 
+        It may call the tools that the last one could, unless others are given.
+
         Raises:
             UsageError: nothing was said yet.
         """
@@ -345,11 +435,13 @@ class Conversation:
     def _again(self, reply: Reply, options: ReplyOptions) -> None:
         history = self.messages
         leaf = _leaf(history)
-        while history and history[-1].author is not Author.CUSTOMER:
-            history.pop()
+        replaced = None
+        while history and not _is_answerable(history):
+            replaced = history.pop()
         if not history:
             raise UsageError(f"Nothing was said in conversation {self.id!r} yet.")
-        self._turn(reply, (), options, history, leaf)
+        id_ = replaced.id if replaced is not None and replaced.author is Author.BOT else None
+        self._turn(reply, (), self._tools_again(options, id_, choice=True), history, leaf)
 
     def edit(self, message_id: str, text: str, **options: Unpack[ReplyOptions]) -> Reply:
         """Say something else in the place of an earlier message; the old branch stays.
@@ -397,9 +489,9 @@ class Conversation:
         cut = history.pop() if history else None
         if cut is None or cut.author is not Author.BOT or not history:
             raise UsageError(f"There is no reply to go on with in conversation {self.id!r}.")
-        if cut.finish_reason is FinishReason.STOP:
+        if cut.finish_reason in (FinishReason.STOP, FinishReason.TOOL_CALLS):
             raise UsageError("The last reply was not cut: the model had ended it itself.")
-        self._turn(reply, (), options, history, leaf, cut)
+        self._turn(reply, (), self._tools_again(options, cut.id), history, leaf, cut)
 
     def fork(self, message_id: str | None = None) -> "Conversation":
         """A new conversation that begins with a copy of this one.
@@ -455,16 +547,10 @@ class Conversation:
     def _words(self, text: str, parent_id: str | None = None) -> Message:
         if not text.strip():
             raise EmptyMessageError("The message is empty. Write something first.")
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"The message is no valid Unicode text: character {error.start} is half of a pair."
-            ) from None
         return Message(
             id=new_id("m"),
             author=Author.CUSTOMER,
-            text=text,
+            text=_valid(text),
             created_at=datetime.now(UTC),
             parent_id=parent_id,
         )
@@ -495,16 +581,25 @@ class Conversation:
         parts.recorder.make_way(self.id)
         generation = _generation(parts.settings, options)
         info = self.info
+        tools = _tools(options)
         fitted = parts.window.fit(
             [*history, *said, *((begun,) if begun else ())],
             info.system,
             generation.max_tokens,
+            tools=tools,
             continues=begun is not None,
         )
         sampling = Sampling.of(generation)
+        if tools:
+            sampling = replace(sampling, calls=_calls(tools, options, fitted.call_form, begun))
         if (schema := options.get("schema")) is not None:
             sampling = replace(sampling, grammar=schema_grammar(as_json_schema(schema)))
             reply.schema = schema
+        if tools and sampling.grammar:
+            raise UsageError(
+                "A reply is by a schema or a grammar, or it calls tools. Ask for one, then for the "
+                "other."
+            )
         if begun is not None and sampling.grammar:
             kept = "grammar" if schema is None else "schema"
             raise UsageError(f"A cut reply cannot be gone on with by a {kept}; ask again.")
@@ -541,13 +636,67 @@ class Conversation:
             raise
         reply.opened(draft, fitted.report, stream)
         parts.recorder.record(self.id, reply)
-        if said and not info.title:
+        if said and said[0].author is Author.CUSTOMER and not info.title:
             parts.store.rename(self.id, _title(said[0].text))
 
 
 def _leaf(history: Sequence[Message]) -> str:
     """The active leaf of a branch, as `begin_turn` takes it."""
     return history[-1].id if history else ROOT
+
+
+def _asked(history: Sequence[Message]) -> tuple[Message, list[ToolCall]] | None:
+    """The last message with calls that have no result yet, and these."""
+    answered = {message.tool_call_id for message in history if message.author is Author.TOOL}
+    for message in reversed(history):
+        if waiting := [call for call in message.tool_calls if call.id not in answered]:
+            return message, waiting
+    return None
+
+
+def _is_answerable(history: Sequence[Message]) -> bool:
+    """Whether a reply may follow: somebody spoke, or the calls of the last reply have results."""
+    last = history[-1]
+    if last.author is not Author.TOOL:
+        return last.author is Author.CUSTOMER
+    asked = _asked(history)
+    return asked is None or all(call.id != last.tool_call_id for call in asked[0].tool_calls)
+
+
+def _valid(text: str) -> str:
+    """The text, if it can be written as UTF-8."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"The message is no valid Unicode text: character {error.start} is half of a pair."
+        ) from None
+    return text
+
+
+def _tools(options: ReplyOptions) -> list[dict[str, Any]]:
+    """The tools as JSON, checked."""
+    tools = tool_schemas(options.get("tools", ()))
+    if "tool_choice" in options:
+        check_choice(options["tool_choice"], tools)
+    return tools
+
+
+def _calls(
+    tools: list[dict[str, Any]], options: ReplyOptions, form: CallForm, begun: Message | None
+) -> Calls | None:
+    """What may be called, if anything; its grammar is made here and remembered."""
+    calls = Calls(json.dumps(tools, ensure_ascii=False), form, options.get("tool_choice", "auto"))
+    if begun is not None:
+        if calls.forced or form.trigger in begun.text:
+            raise UsageError(
+                "A reply that was cut within a tool call cannot be gone on with. Have it written "
+                "again (regenerate), with more max_tokens."
+            )
+        if form.at_start:
+            return None
+    call_grammar(calls, begun=not calls.forced)
+    return calls
 
 
 def new_id(kind: str) -> str:

@@ -6,10 +6,12 @@ of the conversation, and would have to be encrypted, exported and erased like th
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Any
 
+from quietdesk.engine.calls import Calls
 from quietdesk.engine.runner import ModelInfo
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.types import Frozen, Recipe
@@ -69,7 +71,15 @@ def sampling_of(recipe: Recipe) -> Sampling:
         )
     if "dry_sequence_breakers" in given:
         given["dry_sequence_breakers"] = tuple(given["dry_sequence_breakers"])
+    if "calls" in given:
+        given["calls"] = Calls.from_json(given["calls"])
     return Sampling(**given)
+
+
+def tools_of(recipe: Recipe) -> list[dict[str, Any]]:
+    """The tools that the model could call."""
+    calls = sampling_of(recipe).calls
+    return [] if calls is None else list(json.loads(calls.tools))
 
 
 def limits_of(recipe: Recipe, max_tokens: int | None = None) -> Limits:
@@ -124,6 +134,8 @@ def _changed(sampling: Sampling) -> dict[str, Any]:
     found = {}
     for field in fields(sampling):
         value = getattr(sampling, field.name)
+        if isinstance(value, Calls):
+            value = value.as_json()
         if field.default is MISSING or value != field.default:
             found[field.name] = list(value) if isinstance(value, tuple) else value
     if sampling.logit_bias:

@@ -14,9 +14,16 @@ from quietdesk.conversation import FittedPrompt, PromptWindow
 from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import UsageError
-from quietdesk.recipe import Difference, differences, limits_of, recipe_of, sampling_of
+from quietdesk.recipe import (
+    Difference,
+    differences,
+    limits_of,
+    recipe_of,
+    sampling_of,
+    tools_of,
+)
 from quietdesk.store.base import ROOT, Store
-from quietdesk.types import Author, FinishReason, Frozen, Message, Recipe
+from quietdesk.types import Author, FinishReason, Frozen, Message, Recipe, ToolCall
 
 NEAR_TIE = 0.35
 """Logits this close may change places. Repacked 4-bit kernels round activations to 8 bits, so that
@@ -55,7 +62,7 @@ class Replay(Frozen):
     greedy: bool
     """Whether always the likeliest token was taken; else they were drawn, from the same seed."""
     recorded: str
-    """What was said then, after the text that it went on with."""
+    """What was said then, after the text that it went on with, and what was called."""
     text: str
     """What is said now."""
     differences: tuple[Difference, ...] = ()
@@ -87,10 +94,11 @@ def replay(
     recipe = _recipe(reply)
     fitted, begun = _prompt(store, conversation_id, reply, recipe, window)
     sampling = sampling_of(recipe)
-    cut = reply.finish_reason not in (FinishReason.STOP, FinishReason.LENGTH)
+    whole = (FinishReason.STOP, FinishReason.LENGTH, FinishReason.TOOL_CALLS)
+    cut = reply.finish_reason not in whole
     limits = limits_of(recipe, len(recipe.tokens) if cut else None)
     now, tokens = _say(engine, fitted.tokens, sampling, limits, fitted.messages)
-    said = reply.text.removeprefix(begun)
+    said = reply.text.removeprefix(begun) + _written(sampling, reply.tool_calls)
     if cut:
         now = now[: len(said)]
     present = recipe_of(engine.model, fitted.tokens, sampling, limits_of(recipe))
@@ -145,6 +153,7 @@ def _prompt(
         [*history, *((begun,) if begun else ())],
         store.conversation(conversation_id).system,
         recipe.max_tokens,
+        tools=tools_of(recipe),
         continues=begun is not None,
     )
     return fitted, begun.text if begun else ""
@@ -165,7 +174,12 @@ def _say(
         raise
     if stream.error is not None:
         raise stream.error
-    return stream.text, list(stream.tokens)
+    return stream.text + _written(sampling, stream.tool_calls), list(stream.tokens)
+
+
+def _written(sampling: Sampling, calls: Sequence[ToolCall]) -> str:
+    """Tool calls as text."""
+    return sampling.calls.form.write(calls) if calls and sampling.calls is not None else ""
 
 
 def _first_token(

@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import ConversationBusyError, QuietdeskError, UnparsedReplyError, UsageError
 from quietdesk.store.base import Store
-from quietdesk.types import ContextReport, Delta, FinishReason, Message, Recipe, Usage
+from quietdesk.types import ContextReport, Delta, FinishReason, Message, Recipe, ToolCall, Usage
 
 CHECKPOINT_S = 1.0
 """Least time between two checkpoints of a reply."""
@@ -84,6 +84,14 @@ class Reply:
         return self._opened[0].text + self._opened[2].text if self._opened else ""
 
     @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """What the model calls; none while it is written, and none of a reply that was cut.
+
+        Whoever has made the calls gives their results to `Conversation.send_results`.
+        """
+        return self._opened[2].tool_calls if self._opened else ()
+
+    @property
     def parsed(self) -> Any:
         """The value of a reply by a schema: an instance of the Pydantic model, or JSON.
 
@@ -134,6 +142,7 @@ class Reply:
         return self._open[0].model_copy(
             update={
                 "text": self.text,
+                "tool_calls": self.tool_calls,
                 "finish_reason": self.finish_reason,
                 "usage": self.usage if done else None,
                 "context": self.context,
@@ -299,7 +308,8 @@ class Recorder:
     def _checkpoint(self, reply: Reply, mark: list[float | int]) -> None:
         if reply.finish_reason is not None:
             return
-        now, text = self._clock(), reply.text
+        # Of a process that dies within a call, what was written of it is kept as text too.
+        now, text = self._clock(), reply.text + reply.stream.begun_call
         wait = CHECKPOINT_S if len(text) > mark[1] else HEARTBEAT_S
         if now - mark[0] < wait:
             return

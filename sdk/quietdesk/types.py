@@ -67,8 +67,8 @@ _MARK = re.compile(r"<[^<>\s]+>|\[[A-Z][A-Z_]*\]")
 class CallForm(Frozen):
     """How a model writes calls: what stands around the names and the JSON of the arguments.
 
-    The first call begins with `opening`, every other one with `following`. Where an id stands, which
-    the model writes at will, the texts have `ID`.
+    The first call begins with `opening`, every other one with `following`. Where an id stands,
+    which the model writes at will, the texts have `ID`.
     """
 
     name: str

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quietdesk.engine.calls import Calls, Watch, call_grammar, is_object, parse_calls
+from quietdesk.engine.calls import Calls, Watch, call_grammar, parse_calls
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
@@ -177,7 +177,8 @@ def test_text_is_the_same_with_tools_as_without_until_a_call_begins(engine: Engi
 
 EXAMPLES = "".join(
     f"<|im_start|>user\nWhere is order {n}?<|im_end|>\n<|im_start|>assistant\nLet me look.\n"
-    f'<tool_call>\n{{"name": "find_order", "arguments": {{"number": {n}}}}}\n</tool_call><|im_end|>\n'
+    f'<tool_call>\n{{"name": "find_order", "arguments": {{"number": {n}}}}}\n</tool_call>'
+    "<|im_end|>\n"
     for n in (417, 23, 880)
 )
 

@@ -727,7 +727,7 @@ def _reply(conversation: Conversation, turn: Turn) -> Reply:
 
 def _was_cut(message: Message) -> bool:
     """Whether a reply ended otherwise than by the model's own will."""
-    ends = {None, FinishReason.STOP}
+    ends = {None, FinishReason.STOP, FinishReason.TOOL_CALLS}
     return message.author is Author.BOT and message.finish_reason not in ends
 
 

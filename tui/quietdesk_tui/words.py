@@ -52,6 +52,9 @@ def end_note(
         case FinishReason.LENGTH:
             limit = "The longest reply that is allowed (max_tokens) ended here."
             return f"■ {limit}{again}", ".note"
+        case FinishReason.TOOL_CALLS:
+            names = ", ".join(call.name for call in message.tool_calls)
+            return f"■ Calls {names}, and goes on when it has the result.", ".note"
         case FinishReason.INTERRUPTED:
             return f"■ Cut off: the app ended while this was written.{again}", ".note"
         case FinishReason.FAILED:

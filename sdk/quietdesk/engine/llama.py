@@ -817,24 +817,30 @@ class _Sampler:
         return bool((data["logit"] > -np.inf).any())
 
     def _draw(self, scores: NDArray[np.float32], likeliest: int) -> int:
-        if self._plain:
+        if self._plain and not self._grammar:
+            return int(scores.argmax())
+        if self._grammar and self._sampling.temperature == 0.0:
             # The best of those that are allowed: mostly the best of all, and one is soon looked at.
-            best = int(scores.argmax())
-            if not self._grammar or (best not in self._silent and self._allows(best)):
+            best = int(scores.argmax()) if self._plain else self._choose(scores, likeliest)
+            if best not in self._silent and self._allows(best):
                 return best
+        return self._choose(scores, likeliest, bound=self._grammar is not None)
+
+    def _choose(self, scores: NDArray[np.float32], likeliest: int, *, bound: bool = False) -> int:
+        """What the chain chooses, among what the grammar allows where it is bound by it."""
         candidates = self._candidates(scores, likeliest)
         data = np.zeros(len(candidates), _TOKEN_DATA)
         data["id"] = candidates
         data["logit"] = scores[candidates]
         array = _array_of(data)
         pointer = ctypes.byref(array)
-        if self._grammar:
+        if bound:
             data["logit"][self._silent] = -np.inf
             llama_cpp.llama_sampler_apply(self._grammar, pointer)
         llama_cpp.llama_sampler_apply(self._chain, pointer)
         chosen = array.data[array.selected]
         # llama.cpp ends the process when a grammar is told a token that it does not allow.
-        if self._grammar and chosen.logit == -np.inf:
+        if bound and chosen.logit == -np.inf:
             raise RuntimeError("the grammar allows no token here")
         return int(chosen.id)
 

@@ -5,9 +5,8 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Self
 
 from quietdesk.config import TRUNCATION, Generation
-from quietdesk.errors import UsageError
-
 from quietdesk.engine.calls import Calls
+from quietdesk.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +52,7 @@ class Sampling:
     def __post_init__(self) -> None:
         """Check the values."""
         values = _values(self)
+        del values["calls"]
         bias = values["logit_bias"] = dict(self.logit_bias)
         if len(bias) < len(self.logit_bias):
             raise UsageError(f"A token stands twice in logit_bias: {self.logit_bias!r}.")
@@ -65,7 +65,8 @@ class Sampling:
         Where nothing is drawn the likeliest token is never cut off, and mirostat takes the place of
         what cuts off.
         """
-        values = {name: getattr(generation, name) for name in cls.__dataclass_fields__}
+        names = cls.__dataclass_fields__.keys() - {"calls"}
+        values = {name: getattr(generation, name) for name in names}
         values["logit_bias"] = tuple(generation.logit_bias.items())
         values["seed"] = generation.seed or 0
         if generation.temperature == 0.0:

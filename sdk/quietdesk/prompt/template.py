@@ -250,14 +250,11 @@ class ChatTemplate:
         n_calls = 2 if self.abilities.many_calls else 1
         try:
             talk = self.render([user, answer, second]).partition(one)[2]
-            asked = [
-                self.render(
-                    [user, {"role": "assistant", "content": "", "tool_calls": calls[:n]}]
-                    + results[:n],
-                    tools=[_PROBE_TOOL],
-                ).rpartition(one)[2]
-                for n in range(1, n_calls + 1)
-            ]
+            asked = []
+            for n in range(1, n_calls + 1):
+                asks = {"role": "assistant", "content": "", "tool_calls": calls[:n]}
+                text = self.render([user, asks, *results[:n]], tools=[_PROBE_TOOL])
+                asked.append(text.rpartition(one)[2])
         except TemplateError:
             return None
         header, _, rest = talk.partition(two)

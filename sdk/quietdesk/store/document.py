@@ -122,4 +122,5 @@ def to_markdown(info: ConversationInfo, messages: Sequence[Message]) -> str:
         end = message.finish_reason
         mark = f" ({end})" if end not in (None, "stop") else ""
         parts.append(f"**{message.author}**{mark}: {message.text}\n")
+        parts += [f"calls `{call.name}` with `{call.arguments}`\n" for call in message.tool_calls]
     return "\n".join(parts)
