@@ -10,7 +10,7 @@ import pytest
 from quietdesk.errors import TemplateError
 from quietdesk.prompt.template import CHATML, PLAIN, ChatTemplate
 from quietdesk.prompt.window import Window
-from quietdesk.types import Author, Message, Passage, ToolCall
+from quietdesk.types import HERMES, Author, Message, Passage, ToolCall
 
 FOLDER = Path(__file__).parents[1] / "data" / "templates"
 EXPECTED = json.loads((FOLDER / "expected.json").read_text(encoding="utf-8"))
@@ -333,3 +333,102 @@ def test_cut_reply_goes_on_in_the_middle_of_its_text(model):
     assert fitted.text.rstrip().endswith("The parcel is")
     assert fitted.tokens == model.whole(fitted.text)
     assert fitted.text.count("The parcel is") == 1
+
+
+LLAMA_31 = (
+    "{% for m in messages %}"
+    "{% if m.role == 'tool' %}<|start_header_id|>ipython<|end_header_id|>\n\n{{ m.content }}"
+    "<|eot_id|>{% elif m.tool_calls %}"
+    "{% if m.tool_calls|length != 1 %}{{ raise_exception('one call at a time') }}{% endif %}"
+    "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    '{"name": "{{ m.tool_calls[0].function.name }}", '
+    '"parameters": {{ m.tool_calls[0].function.arguments | tojson }}}<|eot_id|>'
+    "{% else %}<|start_header_id|>{{ m.role }}<|end_header_id|>\n\n"
+    "{% if tools and loop.last %}{{ tools | tojson }}\n{% endif %}{{ m.content }}<|eot_id|>"
+    "{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|start_header_id|>assistant<|end_header_id|>\n\n{% endif %}"
+)
+"""Bare JSON, one call at a time, as Llama 3.1 writes it."""
+TAGGED = LLAMA_31.replace('{"name": "', "<function=").replace('", "parameters": ', ">")
+TAGGED = TAGGED.replace("| tojson }}}<", "| tojson }}</function><")
+EOT = ("<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>")
+
+
+@pytest.mark.parametrize(
+    ("source", "opening", "middle", "closing", "trigger", "at_start"),
+    [
+        (LLAMA_31, '{"name": "', '", "parameters": ', "}", '{"name":', True),
+        (TAGGED, "<function=", ">", "</function>", "<function=", False),
+    ],
+)
+def test_the_form_of_calls_is_the_one_that_the_template_shows(
+    source, opening, middle, closing, trigger, at_start
+):
+    form = ChatTemplate(source, eos_token="<|eot_id|>", special_tokens=EOT).call_form
+    assert form.name == "model"
+    assert (form.opening, form.middle, form.closing) == (opening, middle, closing)
+    assert (form.trigger, form.at_start, form.following) == (trigger, at_start, "")
+
+
+def test_the_forms_of_real_templates_write_calls_as_the_templates_do():
+    calls = [
+        ToolCall(id=id_, name="find_order", arguments=json.dumps({"number": n}))
+        for id_, n in (("abcdefghi", "17"), ("jklmnopqr", "18"))
+    ]
+    shown = {}
+    for family in FILES:
+        template = opened(family)
+        shown[family] = template.call_form.name
+        if shown[family] != "model":
+            assert template.call_form == HERMES
+            continue
+        said = [
+            {"role": "user", "content": "Where?"},
+            {
+                "role": "assistant",
+                "content": "",
+                "tool_calls": [
+                    {
+                        "id": call.id,
+                        "type": "function",
+                        "function": {"name": call.name, "arguments": json.loads(call.arguments)},
+                    }
+                    for call in calls
+                ],
+            },
+            *({"role": "tool", "content": "sent", "tool_call_id": call.id} for call in calls),
+        ]
+        text = template.render(said)
+        for call in calls:
+            text = text.replace(f'"id": "{call.id}"', '"id": ""')
+        assert template.call_form.write(calls) in text
+    assert {family for family, name in shown.items() if name == "model"} == {
+        "qwen2.5",
+        "qwen3",
+        "mistral-nemo",
+    }
+
+
+def test_a_form_that_the_template_does_not_show_is_told_to_the_model_and_in_the_report(model_of):
+    talk = [message("1", Author.CUSTOMER, "Where is order 17?")]
+    for family, told in (("smollm2", True), ("granite-3.3", True), ("qwen2.5", False)):
+        fitted = model_of(family).window().fit(talk, "Be kind.", 200, tools=[EXPECTED["tool"]])
+        assert ("in this form:\n<tool_call>" in fitted.text) is told
+        (tools,) = [item for item in fitted.report.items if item.kind == "tools"]
+        assert ("hermes" in tools.reason) is told
+        assert sum(item.tokens for item in fitted.report.items) == len(fitted.tokens)
+
+
+def test_the_tokens_of_a_call_are_its_messages(model_of):
+    call = ToolCall(id="c", name="find_order", arguments='{"number": "17"}')
+    talk = [
+        message("1", Author.CUSTOMER, "Where?"),
+        message("2", Author.BOT, "", tool_calls=(call,)),
+        message("3", Author.TOOL, "sent", tool_call_id="c"),
+    ]
+    for family in ("smollm2", "qwen2.5", "mistral-nemo"):
+        model = model_of(family)
+        fitted = model.window().fit(talk)
+        takes = {item.id: item.tokens for item in fitted.report.items}
+        said = call.name + call.arguments
+        assert takes["2"] >= len(model.tokenize(said, special=False, begin=False))
