@@ -1,6 +1,6 @@
 """Scoring against sacrebleu, and the whole default score: rates, help, memory.
 
-    python tests/bench/scoring.py [--conversations 40000] [--jobs 2] [--memory 10000,100000]
+    python tests/bench/scoring.py [--conversations 49152] [--jobs 2] [--memory 10000,100000]
 
 Rounds alternate between the kernels and sacrebleu, so that a slow minute of the machine hits both,
 and each is given by its median. Rates of kernels are per second of one core's own time. The whole
@@ -27,7 +27,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from generate_logs import generate, pools
+from generate_logs import ROW_GROUP, generate, pools
 from sacrebleu import __version__ as sacrebleu_version
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -177,7 +177,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--conversations", type=int, default=40_000)
+    # Whole row groups, as many for either of two processes as for the other.
+    parser.add_argument("--conversations", type=int, default=6 * ROW_GROUP)
     parser.add_argument("--turns", type=int, default=8, help="questions, each with a reply")
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--metrics", default="default")
