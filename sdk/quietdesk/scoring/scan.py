@@ -201,13 +201,13 @@ class _Columns:
 
     def __init__(self, texts: Texts) -> None:
         n = len(texts)
-        # As many words as there can be: what is never written takes no memory.
-        most = (len(texts.data) + n) // 2
+        # A word and what parts it from the next one are seldom less than five bytes.
+        likely = len(texts.data) // 5
         self._texts = texts
-        self._by_word: tuple[npt.NDArray[Any], ...] = tuple(
-            np.empty(most, kind)
+        self._by_word: list[npt.NDArray[Any]] = [
+            np.empty(likely, kind)
             for kind in (np.uint64, np.uint64, np.uint64, np.int64, np.bool_, np.bool_)
-        )
+        ]
         self._word_offsets = np.zeros(n + 1, np.int64)
         self._by_text = np.zeros((4, n), np.int64)
         self._n_words = self._n_texts = self._n_sentences = 0
@@ -221,8 +221,12 @@ class _Columns:
             by_text: Question marks, exclamation marks, letters of both kinds, of shape (n_texts,).
         """
         begin, end = self._n_words, self._n_words + len(by_word.words)
-        for column, values in zip(self._by_word, by_word, strict=True):
-            column[begin:end] = values
+        for place, values in enumerate(by_word):
+            if end > len(self._by_word[place]):
+                more = np.empty(end // 2, values.dtype)
+                self._by_word[place] = np.concatenate([self._by_word[place][:begin], values, more])
+            else:
+                self._by_word[place][begin:end] = values
         numbers = self._by_word[by_word._fields.index("sentence_of")][begin:end]
         numbers += self._n_sentences
         texts = slice(self._n_texts, self._n_texts + len(word_offsets) - 1)
