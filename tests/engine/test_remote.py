@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from quietdesk.assistant import Assistant
 from quietdesk.config import Settings
+from quietdesk.engine.calls import Calls
 from quietdesk.engine.remote.backend import RemoteBackend
 from quietdesk.engine.remote.connection import Connection, Patience, proxy_for
 from quietdesk.engine.remote.dialect import body, unsupported
@@ -35,7 +36,7 @@ from quietdesk.errors import (
 )
 from quietdesk.loading import open_engine
 from quietdesk.store.memory import MemoryStore
-from quietdesk.types import FinishReason
+from quietdesk.types import HERMES, FinishReason
 
 SECRET = "sk-very-secret"
 Answer = Callable[["Handler"], None]
@@ -610,6 +611,8 @@ def test_what_a_kind_of_server_lacks_is_refused_and_neutral_values_pass(kind: Ki
             assert refused.value.option == name
         else:
             assert value in body(kind, "x", sampling, Limits(), ()).values()
+    with pytest.raises(UnsupportedOptionError, match="'tools'"):
+        body(kind, "x", Sampling(calls=Calls("[]", HERMES)), Limits(), ())
     ignoring = Limits(ignore_end=True)
     if "ignore_end" in unsupported(kind):
         with pytest.raises(UnsupportedOptionError):

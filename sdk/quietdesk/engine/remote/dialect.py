@@ -92,6 +92,10 @@ def body(
     neutral: Mapping[str, Any] = {
         name: field.default for name, field in Sampling.__dataclass_fields__.items()
     }
+    if sampling.calls is not None:
+        raise UnsupportedOptionError(
+            "tools", endpoint, "calls are bound by a grammar, which models in this process have."
+        )
     missing = unsupported(kind)
     for name in missing & neutral.keys():
         if getattr(sampling, name) != neutral[name]:
