@@ -179,6 +179,17 @@ def test_a_memory_that_cannot_be_trimmed_shares_a_system_prompt_from_the_third_c
     assert again.usage.cached_tokens == 0
 
 
+def test_what_two_branches_share_goes_with_their_owner(opened: Opened) -> None:
+    engine = opened(ScriptedRunner(n_seq=2))
+    words = list(range(10, 210))
+    for branch in ([7] * 60, [8] * 60):
+        assert engine.submit([*words, *branch], limits=Limits(max_tokens=1), owner="c1").wait(10)
+    engine.forget("c1")
+    again = engine.submit([*words, 500], limits=Limits(max_tokens=1), owner="c2")
+    assert again.wait(10)
+    assert again.usage.cached_tokens == 0
+
+
 def test_cancel_keeps_what_was_said_and_the_next_turn_equals_a_fresh_run(opened: Opened) -> None:
     engine = opened(ScriptedRunner(n_seq=1, delay_s=0.002))
     prompt = [9] * 30

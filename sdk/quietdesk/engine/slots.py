@@ -64,13 +64,14 @@ class Slots:
                 self._cache.forget(source)
                 return self.trim(target, 0)
             return self.trim(target, length)
-        tokens = self._cache.slots[source].tokens
+        tokens, owner = self._cache.slots[source].tokens, self._cache.slots[source].owner
         if not self._runner.load(target, self._runner.save(source)):
             return self.trim(target, 0)
         held = self.trim(target, length)
         if held:
-            # What two prompts have in common will be asked for again: keep just that.
-            self.park(tokens[:held], self._runner.save(target), shared=True)
+            # What two prompts have in common will be asked for again: keep just that. It may be
+            # words of the owner's, and goes with the others.
+            self.park(tokens[:held], self._runner.save(target), owner, shared=True)
         return held
 
     def trim(self, slot_id: int, length: int) -> int:
