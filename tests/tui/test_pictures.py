@@ -148,10 +148,20 @@ def test_the_help(camera: Camera, picture: ModuleType, size: tuple[int, int]) ->
 
 
 def test_the_model_could_not_be_loaded(camera: Camera, picture: ModuleType) -> None:
+    shown = threading.Event()
+
     def broken(tell: Callable[[float], bool]) -> Backend:
+        # How high the scrollbar's bar is depends on which messages were in view before.
+        shown.wait()
         raise ModelFileError("/models/x.gguf", "it is cut short: 3 of 105 MB are there.")
 
-    assert camera(picture.sample_app(engine=broken), NARROW, phase=Phase.FAILED)
+    app = picture.sample_app(engine=broken)
+
+    def failed() -> bool:
+        shown.set()
+        return app.session.phase is Phase.FAILED
+
+    assert camera(app, NARROW, phase=Phase.LOADING, until=failed, release=shown.set)
 
 
 def test_a_message_waits_while_the_model_loads(camera: Camera, picture: ModuleType) -> None:
