@@ -34,46 +34,66 @@ def text(make_talks):
     return page(new, compare(new, old))
 
 
-def opened(file: Path, profile: Path, width: int = 1280) -> tuple[str, str]:
-    """The document as the browser holds it, and what it complains of."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-    if browser is None:
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A browser's program that runs on this machine."""
+    found = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
+    if found is None:
         pytest.skip("no Chromium is installed")
-    done = subprocess.run(
+    try:
+        run(found, tmp_path_factory.mktemp("profile"), "about:blank")
+    except subprocess.SubprocessError as error:
+        pytest.skip(f"Chromium cannot be started here: {error}")
+    return found
+
+
+def run(browser: str, profile: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
         [
             browser, "--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
             "--disable-background-networking", "--disable-component-update", "--disable-sync",
-            "--disable-quic", "--enable-logging=stderr", f"--user-data-dir={profile}",
-            f"--window-size={width},900", "--dump-dom", file.as_uri(),
+            "--disable-quic", "--disable-dev-shm-usage", "--enable-logging=stderr",
+            f"--user-data-dir={profile}", "--dump-dom", *arguments,
         ],
         capture_output=True, check=True, timeout=120,
     )  # fmt: skip
+
+
+def opened(browser: str, file: Path, width: int = 1280) -> tuple[str, str]:
+    """The document as the browser holds it, and what it complains of."""
+    done = run(browser, file.parent / "profile", f"--window-size={width},900", file.as_uri())
     return done.stdout.decode(), "\n".join(re.findall(r".*CONSOLE.*", done.stderr.decode()))
 
 
-def test_a_browser_shows_the_page_without_a_complaint(text: str, tmp_path: Path) -> None:
+def test_a_browser_shows_the_page_without_a_complaint(
+    browser: str, text: str, tmp_path: Path
+) -> None:
     file = tmp_path / "page.html"
     file.write_text(text, encoding="utf-8")
-    shown, complaints = opened(file, tmp_path / "profile")
+    shown, complaints = opened(browser, file)
     assert complaints == ""
     assert shown.count("<table") == text.count("<table") > 3
     assert shown.count("<svg") == text.count("<svg") > 3
 
 
-def test_a_page_that_asked_for_something_would_be_complained_of(text: str, tmp_path: Path) -> None:
+def test_a_page_that_asked_for_something_would_be_complained_of(
+    browser: str, text: str, tmp_path: Path
+) -> None:
     file = tmp_path / "page.html"
     file.write_text(text.replace("</body>", "<img src='x.png'></body>"), encoding="utf-8")
-    _, complaints = opened(file, tmp_path / "profile")
+    _, complaints = opened(browser, file)
     assert "Content Security Policy" in complaints
 
 
 @pytest.mark.parametrize("width", [1280, 500])
-def test_it_fits_a_wide_window_and_a_narrow_one(text: str, tmp_path: Path, width: int) -> None:
+def test_it_fits_a_wide_window_and_a_narrow_one(
+    browser: str, text: str, tmp_path: Path, width: int
+) -> None:
     file = tmp_path / "page.html"
     # The page itself allows no script; one in a copy without that rule measures it.
     free = re.sub(r"<meta http-equiv[^>]*>", "", text)
     file.write_text(free.replace("</body>", MEASURE), encoding="utf-8")
-    shown, _ = opened(file, tmp_path / "profile", width)
+    shown, _ = opened(browser, file, width)
     title = re.search(r"<title>(.*?)</title>", shown)
     assert title is not None
     found = dict(re.findall(r'"(\w+)":(\d+)', title[1].replace("&quot;", '"')))
