@@ -91,7 +91,7 @@ def test_what_is_set_for_all_replies_is_what_is_asked_for_one(
 
 
 def test_every_parameter_can_be_asked_for_one_reply() -> None:
-    more = {"schema", "priority", "deadline_s"}
+    more = {"schema", "tools", "tool_choice", "priority", "deadline_s"}
     assert set(get_type_hints(ReplyOptions)) == set(Generation.model_fields) | more
 
 

@@ -96,7 +96,7 @@ def test_a_piece_that_comes_while_the_reply_is_written_has_it_written_anew() -> 
         conversation = assistant.start()
         customers = Customers()
         customers.say(conversation, "Do you ship?")
-        while len(conversation.messages) < 2:
+        while not assistant.metrics().generated_tokens:
             time.sleep(0.002)
         customers.say(conversation, "To Chile, I mean.")
         customers.wait()
