@@ -10,8 +10,11 @@ below the likeliest logit it stands alone. Where the arithmetic were the same ev
 
 import argparse
 import json
+import os
+import platform
 import random
 import re
+from datetime import date
 from pathlib import Path
 
 import llama_cpp
@@ -139,6 +142,8 @@ def main() -> None:
         for prompt, said in zip(prompts, together(raw, prompts, dice), strict=True):
             gaps += gaps_alone(raw, prompt, said)
     found = {
+        "date": date.today().isoformat(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "model": path.name,
         "llama_cpp_python": llama_cpp.__version__,
         "tokens": len(gaps),

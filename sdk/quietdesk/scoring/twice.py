@@ -18,7 +18,7 @@ class Twice:
     """Finds ids that come twice among any number, in bounded memory: in files by their digest."""
 
     N_FILES = 64
-    MEMORY_IDS = 2_000_000
+    MEMORY_IDS = 250_000
     SHOWN = 20
 
     def __init__(self) -> None:
