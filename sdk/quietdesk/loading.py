@@ -188,7 +188,7 @@ def find_gpus() -> tuple[Gpu, ...]:
     """The GPUs that llama.cpp can use; none where it is not installed."""
     try:
         # An optional extra, and a native library that takes its time.
-        from quietdesk.engine.llama import gpus
+        from quietdesk.engine.llama.gpus import gpus
     except ModuleNotFoundError:
         return ()
     return gpus()
@@ -225,7 +225,7 @@ def open_engine(
     chosen = choose_model(model, settings)
     try:
         # An optional extra, and a native library that takes its time.
-        from quietdesk.engine.llama import LlamaRunner
+        from quietdesk.engine.llama.runner import LlamaRunner
     except ModuleNotFoundError as error:
         raise ModelError(
             f"The package {error.name!r} is not installed: pip install 'quietdesk[llama]'."

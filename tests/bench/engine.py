@@ -30,7 +30,7 @@ import llama_cpp
 from quietdesk import bench
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk_models.weights import find
 
 Contender = contextlib.AbstractContextManager[bench.Target]

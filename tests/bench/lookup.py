@@ -14,7 +14,7 @@ from pathlib import Path
 from quietdesk.bench import SYSTEM
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits
 from quietdesk_models.weights import find
 

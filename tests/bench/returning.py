@@ -29,7 +29,7 @@ import llama_cpp
 from quietdesk.bench import SYSTEM, question
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits
 from quietdesk.engine.states.files import StateFolder
 from quietdesk.engine.states.keeper import StateKeeper

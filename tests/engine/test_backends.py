@@ -12,7 +12,7 @@ from quietdesk.engine.backend import Backend, ChatMessage
 from quietdesk.engine.batch import Batch
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.remote.backend import RemoteBackend
 from quietdesk.engine.remote.endpoint import read_address
 from quietdesk.engine.runner import Runner

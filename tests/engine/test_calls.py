@@ -16,7 +16,7 @@ from quietdesk.engine.calls import Calls, Watch, call_grammar, parse_calls
 from quietdesk.engine.detokenize import Detokenizer
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import SchemaError

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from quietdesk.engine import llama
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.container import read_limits
 from quietdesk.engine.device import (
@@ -23,6 +22,8 @@ from quietdesk.engine.device import (
     refuse_what_does_not_fit,
     whole_cores,
 )
+from quietdesk.engine.llama.gpus import gpus
+from quietdesk.engine.llama.runner import LlamaRunner
 from quietdesk.engine.offload import RESERVE_BYTES, Gpu, offload
 from quietdesk.errors import ModelTooLargeError
 from quietdesk_models.gguf import TENSOR_TYPES, Header, TensorInfo, read_header
@@ -267,19 +268,19 @@ def test_without_control_groups_nothing_is_limited(tmp_path: Path) -> None:
 
 
 def test_the_gpus_that_are_found_are_those_that_llama_cpp_offloads_to() -> None:
-    assert bool(llama.gpus()) == llama_cpp.llama_supports_gpu_offload()
+    assert bool(gpus()) == llama_cpp.llama_supports_gpu_offload()
 
 
 @pytest.mark.gpu
 def test_layers_on_a_gpu_answer_as_on_the_cpu(starter_path: Path) -> None:
-    found = llama.gpus()
+    found = gpus()
     if not found:
         pytest.skip("llama.cpp sees no GPU here")
     header = read_header(starter_path)
     told = []
     for layers in (0, header.n_layer // 2, -1):
         chosen = plan(header, machine(found), n_ctx=256, n_seq=1, n_gpu_layers=layers)
-        runner = llama.LlamaRunner(starter_path, chosen)
+        runner = LlamaRunner(starter_path, chosen)
         try:
             text = "The capital of France is Paris, and that of Italy is Rome."
             tokens = tuple(runner.tokenize(text, special=False, begin=True))

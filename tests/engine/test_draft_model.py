@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.draft_model import DraftModel
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.pace import Pace
 from quietdesk.engine.runner import SPARE_OUTPUTS, Runner
 from quietdesk.engine.sampling import Limits, Sampling

@@ -12,7 +12,7 @@ import pytest
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.errors import DecodeError, ModelFileError
 from quietdesk.types import FinishReason

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from quietdesk.engine.batch import Batch
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, log_softmax_at, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, log_softmax_at, read_header
 from quietdesk.engine.sampling import Limits
 from quietdesk.errors import ContextError, DecodeError, EngineError, UsageError
 from quietdesk.testing import ScriptedRunner, scripted_assistant

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from quietdesk.config import Generation
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.remote.backend import RemoteBackend
 from quietdesk.engine.remote.endpoint import read_address
 from quietdesk.engine.sampling import Limits, Sampling

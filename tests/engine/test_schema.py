@@ -16,7 +16,7 @@ from pydantic import BaseModel, Field
 
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.schema.digits import integers
 from quietdesk.engine.schema.grammar import Bounds, schema_grammar

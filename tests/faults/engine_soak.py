@@ -46,7 +46,7 @@ import numpy as np
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
-from quietdesk.engine.llama import LlamaRunner, read_header
+from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
 from quietdesk.engine.sequence import Sequence
 from quietdesk.engine.stream import Stream
