@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from hypothesis.internal.conjecture import providers
 
 from quietdesk_models import weights
 from quietdesk_models.catalog import STARTER
@@ -25,6 +26,9 @@ from quietdesk_models.errors import MissingWeightsError
 settings.register_profile("check", derandomize=True, print_blob=True)
 settings.register_profile("explore", derandomize=False, print_blob=True)
 settings.load_profile("check")
+# It would also draw constants that it finds in the modules that happen to be loaded, and so other
+# examples with every choice of tests and every share of them that a worker gets.
+providers._get_local_constants = lambda: providers._local_constants
 
 # A shell that starts the checks in the background has them ignore Ctrl-C, and what they start too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:

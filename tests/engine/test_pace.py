@@ -1,7 +1,7 @@
 """Guesses are made where they are faster, and trying them where they are not costs little."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -94,10 +94,17 @@ def test_guessing_never_costs_more_than_the_allowance_and_one_first_try(
 @given(machines)
 @settings(max_examples=40, deadline=None)
 def test_most_of_what_can_be_gained_is_gained(machine: Machine) -> None:
-    took = machine.reply(4000)
-    speed = STEP_S * 4000 / took
+    took = sum(replace(machine, seed=seed).reply(4000) for seed in range(6))
+    speed = STEP_S * 6 * 4000 / took
     gained, possible = speed - 1.0, machine.best() - 1.0
     assert gained >= 0.75 * possible - 0.08
+
+
+def test_after_what_was_read_for_a_trial_the_trial_comes() -> None:
+    """A draft model that had bad luck at first and has fallen behind, and is a good one."""
+    machine = Machine(guess=0.166, row=0.034, luck=0.646, unread=0.03, seed=6)
+    took = machine.reply(4000)
+    assert STEP_S * 4000 / took - 1.0 >= 0.75 * (machine.best() - 1.0)
 
 
 def test_a_prompt_is_not_read_for_a_reply_that_it_cannot_pay_for() -> None:
