@@ -8,7 +8,6 @@ take 1.4 times as long.
 
 import atexit
 import contextlib
-import logging
 import threading
 import time
 from collections import deque
@@ -24,8 +23,7 @@ from quietdesk.engine.backend import ChatMessage
 from quietdesk.engine.batch import Batch, Segment
 from quietdesk.engine.calls import control_tokens, parse_calls
 from quietdesk.engine.detokenize import Detokenizer
-from quietdesk.engine.draft import Drafter
-from quietdesk.engine.draft_model import Asked, DraftModel
+from quietdesk.engine.draft_model import DraftModel
 from quietdesk.engine.metrics import EngineMetrics, Timings
 from quietdesk.engine.prefix_cache import WORTH_KEEPING, PrefixCache, Tokens
 from quietdesk.engine.reading import READING_PRIORITY, Reading, ReadingResult
@@ -34,6 +32,7 @@ from quietdesk.engine.sampling import Limits, Sampling, check_tokens
 from quietdesk.engine.scheduler import Admission, Scheduler
 from quietdesk.engine.sequence import Sequence, State
 from quietdesk.engine.slots import Slots
+from quietdesk.engine.speculation import Speculation
 from quietdesk.engine.states.keeper import KeptState, StateKeeper
 from quietdesk.engine.stream import Stream
 from quietdesk.errors import (
@@ -53,8 +52,6 @@ READING_SHARE = 0.1
 """Of the time, what texts that are only read may take while somebody waits for an answer."""
 IDLE_S = 2.0
 """Nothing to do for so long: time to write what a crash would cost."""
-
-_log = logging.getLogger("quietdesk")
 
 
 class Engine:
@@ -98,9 +95,6 @@ class Engine:
         self._parked_bytes = parked_bytes
         self._n_draft = n_draft
         self._states = states
-        self._draft_model: DraftModel | None = None
-        self._dropped_draft_s = 0.0
-        """What a draft model had spent that failed."""
         self._fetched: deque[tuple[Sequence, KeptState, bytes | None]] = deque()
         self._to_forget: deque[str] = deque()
         self._unsaved = False
@@ -350,8 +344,7 @@ class Engine:
             "decode_s": self._runner.evaluated_s,
             "busy_s": self._busy_s,
         }
-        draft_model = self._draft_model
-        values["draft_model_s"] = draft_model.spent_s if draft_model else self._dropped_draft_s
+        values |= self._speculation.counts
         if self._states is not None:
             values |= {
                 "states_written": self._states.written,
@@ -404,15 +397,14 @@ class Engine:
         open_draft: Callable[[Runner], DraftModel] | None,
     ) -> Runner:
         runner = self._runner = open_runner()
-        if open_draft is not None:
-            try:
-                self._draft_model = open_draft(runner)
-            except BaseException:
-                runner.close()
-                raise
-        if not runner.can_trim:
-            # A guess that comes false could not be taken out of the memory again.
-            self._n_draft = 0
+        try:
+            draft_model = open_draft(runner) if open_draft is not None else None
+        except BaseException:
+            runner.close()
+            raise
+        # A guess that comes false has to be taken out of the memory again.
+        n_lookup = self._n_draft if runner.can_trim else 0
+        self._speculation = Speculation(runner.n_ctx, n_lookup, draft_model)
         if self._states is not None:
             self._states.open(runner.state_key)
         self._cache = PrefixCache(
@@ -482,8 +474,7 @@ class Engine:
             if error is None:
                 self._slots.save_all()
             self._states.close()
-        if self._draft_model is not None:
-            self._draft_model.close()
+        self._speculation.close()
         self._runner.close()
 
     def _fail_running(self, error: Exception) -> None:
@@ -517,7 +508,7 @@ class Engine:
             self._start(self._scheduler.admit(swap.successor), now)
         while (admission := self._scheduler.next_admission(now)) is not None:
             self._start(admission, now)
-        self._guess_ahead()
+        self._speculation.ask_model(self._scheduler.answering)
         batch = self._scheduler.batch()
         if not batch.segments:
             self._reading_debt_s = 0.0
@@ -552,7 +543,7 @@ class Engine:
         finally:
             with self._wake:
                 self._in_decode = frozenset()
-        self._learn(batch, by_slot, sampled, self._clock() - started)
+        self._speculation.stepped(batch, by_slot, sampled, self._clock() - started)
         self._deliver(batch, by_slot, sampled)
 
     def _decode(self, batch: Batch) -> list[list[int]]:
@@ -654,7 +645,7 @@ class Engine:
                 if sequence.owner == owner:
                     sequence.owner = ""
             self._slots.forget(owner)
-            self._forget_in_draft_model()
+            self._speculation.forget()
 
     # After a decode.
 
@@ -680,13 +671,7 @@ class Engine:
             return
         if segment.n_draft:
             right = len(tokens) - 1
-            self._counts["drafted_tokens"] += segment.n_draft
-            self._counts["accepted_tokens"] += right
-            if sequence.drafted_by_model:
-                self._counts["drafted_by_model"] += segment.n_draft
-                self._counts["accepted_by_model"] += right
-            elif sequence.drafter is not None:
-                sequence.drafter.learn(segment.n_draft, right, len(sequence.tokens) + right)
+            self._speculation.verified(sequence, segment.n_draft, right)
             sequence.n_computed += right
             if sequence.n_computed < segment.stop:
                 self._runner.remove(segment.seq_id, sequence.n_computed)
@@ -696,13 +681,7 @@ class Engine:
             if not self._runner.can_trim:
                 self._checkpoint(sequence)
         self._say(sequence, tokens, now)
-        sequence.draft = ()
-        if self._n_draft and alone and sequence.state is State.RUNNING:
-            # In a full batch a guess lengthens everybody's step; alone it shortens its own.
-            sequence.drafter = sequence.drafter or Drafter(self._n_draft)
-            room = sequence.room(self._runner.n_ctx)
-            sequence.draft = sequence.drafter.guess(sequence.tokens)[:room]
-            sequence.drafted_by_model = False
+        self._speculation.look_up(sequence, alone=alone)
 
     def _checkpoint(self, sequence: Sequence, *, shared: bool = False) -> None:
         """Park the state here, where the next turn, or others if shared, can start again."""
@@ -836,66 +815,6 @@ class Engine:
         self._cache.release(sequence.slot, content, passing=True)
         if sequence.n_computed < reading.stop:
             reading.start_over()
-
-    # The draft model.
-
-    def _guess_ahead(self) -> None:
-        """Have the draft model guess, where only a few generate and look-up has no guess."""
-        model, sequences = self._draft_model, self._scheduler.answering
-        if model is None or not 1 <= len(sequences) <= model.n_seq:
-            return
-        if any(sequence.draft or not sequence.is_decoding for sequence in sequences):
-            return
-        n_ctx = self._runner.n_ctx
-        asked = [
-            Asked(
-                sequence.id,
-                sequence.tokens,
-                sequence.room(n_ctx),
-                sequence.limits.max_tokens - sequence.n_generated,
-            )
-            for sequence in sequences
-        ]
-        try:
-            guesses = model.guess(asked)
-        except Exception as error:
-            self._drop_draft_model(model, error)
-            return
-        for sequence, draft in zip(sequences, guesses, strict=True):
-            sequence.draft, sequence.drafted_by_model = draft, True
-
-    def _learn(
-        self,
-        batch: Batch,
-        by_slot: dict[int, Sequence],
-        sampled: list[list[int]],
-        seconds: float,
-    ) -> None:
-        """Tell the draft model what a step took in which its guesses were verified, or none."""
-        if self._draft_model is None or batch.prefill:
-            return
-        if all(s.n_draft == 0 or by_slot[s.seq_id].drafted_by_model for s in batch.decode):
-            outcome = zip(batch.decode, sampled, strict=True)
-            self._draft_model.learn(seconds, [(s.n_draft, len(said) - 1) for s, said in outcome])
-
-    def _forget_in_draft_model(self) -> None:
-        if (model := self._draft_model) is not None:
-            try:
-                model.forget()
-            except Exception as error:
-                self._drop_draft_model(model, error)
-
-    def _drop_draft_model(self, model: DraftModel, error: Exception) -> None:
-        """Go on without it: no reply fails for a guess."""
-        self._dropped_draft_s, self._draft_model = model.spent_s, None
-        self._counts["draft_model_failures"] += 1
-        _log.warning(
-            "The draft model failed and is switched off; replies go on without it: %s: %s",
-            type(error).__name__,
-            error,
-        )
-        with contextlib.suppress(Exception):
-            model.close()
 
     # When a decode did not come to its end.
 

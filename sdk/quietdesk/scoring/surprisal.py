@@ -8,6 +8,7 @@ reads a conversation's replies is handed in as a `ReadReplies`.
 
 import hashlib
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -330,9 +331,9 @@ class _OfModel(Mean):
         """Whether a reply is one of the metric's units."""
         return True
 
+    @abstractmethod
     def is_cause(self, figures: FloatArray) -> npt.NDArray[np.bool_]:
         """Which figures, shape (n,), readers are shown the messages of."""
-        raise NotImplementedError
 
     def _replies(self, conversations: Conversations) -> list[tuple[int, Likelihood]]:
         """Row of each reply that the metric concerns, and what was found."""
