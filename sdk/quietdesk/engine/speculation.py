@@ -1,8 +1,8 @@
 """Speculation: who guesses ahead of the model, and what became of the guesses.
 
 Look-up in the text so far guesses for a lone sequence: in a full batch a guess lengthens
-everybody's step. Where it has none, the draft model guesses for the few sequences that generate. Whatever is
-guessed is verified by the model, so that the text stays the same.
+everybody's step. Where it has none, the draft model guesses for the few sequences that generate.
+Whatever is guessed is verified by the model, so that the text stays the same.
 """
 
 import contextlib
