@@ -2,13 +2,13 @@
 
     python models/recipe/choose_satisfaction.py --data FOLDER [--only NAME,...]
 
-What is chosen here are the defaults of `quietdesk.scoring.fitting.Recipe`. The judges are four
-sets, each by itself, in nested cross-validation grouped by customer: thumbs for replies and calls
-of a film and of a coffee bot (Taskmaster-3 and -4, CC BY 4.0; a customer is a first utterance),
-people's ratings of replies' accuracy (DSTC9 Track 1, Apache-2.0; a customer is a question that
-eleven systems answered), and how STAR's dialogues ended (MIT; its ratings stand on whole
-dialogues). What counts is the mean of the four rank correlations, and of two that are alike the
-simpler. No other set has a say.
+What is chosen here are the defaults of `quietdesk.scoring.fitting.recipe.Recipe`. The judges are
+four sets, each by itself, in nested cross-validation grouped by customer: thumbs for replies and
+calls of a film and of a coffee bot (Taskmaster-3 and -4, CC BY 4.0; a customer is a first
+utterance), people's ratings of replies' accuracy (DSTC9 Track 1, Apache-2.0; a customer is a
+question that eleven systems answered), and how STAR's dialogues ended (MIT; its ratings stand on
+whole dialogues). What counts is the mean of the four rank correlations, and of two that are alike
+the simpler. No other set has a say.
 
 A candidate is the chosen recipe with the fields that its entry names; their figures are kept in
 `satisfaction_choice.json`, those of the chosen one too, which flatter a little, for it was chosen
@@ -25,9 +25,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from satisfaction import judges  # type: ignore[import-not-found]
+from satisfaction import judges
 
-from quietdesk.scoring.fitting import Labelled, Recipe, fit
+from quietdesk.scoring.fitting.folds import fit
+from quietdesk.scoring.fitting.labels import Labelled
+from quietdesk.scoring.fitting.recipe import Recipe
 
 CANDIDATES: Mapping[str, Mapping[str, Any]] = {
     "chosen": {},

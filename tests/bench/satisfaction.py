@@ -38,15 +38,9 @@ from quietdesk.columns import to_batch
 from quietdesk.engine.device import machine
 from quietdesk.scoring.agreement import Agreement, area_under_curve, with_interval
 from quietdesk.scoring.base import Conversations
-from quietdesk.scoring.fitting import (
-    Fitted,
-    Labelled,
-    Recipe,
-    agreement_with,
-    evaluate,
-    fit,
-    labelled,
-)
+from quietdesk.scoring.fitting.folds import Fitted, agreement_with, evaluate, fit
+from quietdesk.scoring.fitting.labels import Labelled, labelled
+from quietdesk.scoring.fitting.recipe import Recipe
 from quietdesk.scoring.grounding import grounding
 from quietdesk.scoring.outcome import ABANDONED, ASSISTED, HANDED_OFF, RESOLVED, endings
 from quietdesk.scoring.satisfaction import Levels, shipped

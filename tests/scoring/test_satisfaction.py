@@ -13,17 +13,11 @@ from quietdesk.errors import UsageError
 from quietdesk.scoring.base import Conversations
 from quietdesk.scoring.compare import compare
 from quietdesk.scoring.features import features, sign_grams, turn_features, word_grams
-from quietdesk.scoring.fitting import (
-    Recipe,
-    _apply,
-    _data,
-    _fit_part,
-    classes_of,
-    evaluate,
-    fit,
-    labelled,
-    trees_of,
-)
+from quietdesk.scoring.fitting.folds import apply, evaluate, fit, fit_part
+from quietdesk.scoring.fitting.forest import trees_of
+from quietdesk.scoring.fitting.labels import classes_of, labelled
+from quietdesk.scoring.fitting.recipe import Recipe
+from quietdesk.scoring.fitting.turns import turn_data
 from quietdesk.scoring.gate import Outcome, gate
 from quietdesk.scoring.reading import reading
 from quietdesk.scoring.satisfaction import (
@@ -133,11 +127,11 @@ def test_a_fingerprint_changes_with_what_an_estimate_depends_on_and_not_with_wha
 
 def test_numpy_evaluates_what_the_folds_measured():
     labels = labelled(rated(80, seed=2))
-    data = _data(labels, QUICK)
+    data = turn_data(labels, QUICK)
     rows, whole = np.flatnonzero(labels.turns.size > 0), np.flatnonzero(labels.whole.size > 0)
     every = np.ones(data.n, np.bool_)
-    arrays = _fit_part(labels, data, every, rows, whole, QUICK)
-    measured = _apply(arrays, labels, data, every, QUICK)
+    arrays = fit_part(labels, data, every, rows, whole, QUICK)
+    measured = apply(arrays, labels, data, every, QUICK)
     told = fit(labels, replace(QUICK, n_outer=0)).estimator.estimate(labels.conversations)
     # Text weights of half precision are all that parts the two.
     assert np.abs(measured[0].score - told.turns.score).max() < 2e-3

@@ -30,12 +30,12 @@ def evaluate(
     scoring_options.need_extra()
     from quietdesk.cli import labels
     from quietdesk.errors import UsageError
-    from quietdesk.scoring import fitting
+    from quietdesk.scoring.fitting import folds
     from quietdesk.scoring.satisfaction import Estimator, shipped
 
     found = labels.read_labelled(paths, label, format)
     used = shipped() if estimator is None else Estimator.load(estimator)
-    turns, conversations = fitting.evaluate(used, found)
+    turns, conversations = folds.evaluate(used, found)
     if turns is None and conversations is None:
         raise UsageError(
             "The estimator and the labels have nothing in common: it has no estimate for what was "

@@ -40,7 +40,8 @@ def fit(
     """
     scoring_options.need_extra()
     from quietdesk.cli import labels
-    from quietdesk.scoring import fitting
+    from quietdesk.scoring.fitting import folds as folded
+    from quietdesk.scoring.fitting.recipe import Recipe
 
     found = labels.read_labelled(paths, label, format)
 
@@ -48,9 +49,9 @@ def fit(
         if sys.stderr.isatty():
             print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)
 
-    recipe = fitting.Recipe(ahead=not running, n_outer=folds, seed=seed)
+    recipe = Recipe(ahead=not running, n_outer=folds, seed=seed)
     header = {"fitted_on": [Path(path).name for path in paths], "label": label or "ratings"}
-    fitted = fitting.fit(found, recipe, header=header, progress=tell)
+    fitted = folded.fit(found, recipe, header=header, progress=tell)
     tell("")
     fitted.estimator.save(out)
     if as_json:

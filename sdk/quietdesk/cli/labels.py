@@ -14,7 +14,7 @@ from quietdesk.errors import QuietdeskError
 from quietdesk.logs.reading import read
 from quietdesk.scoring.agreement import Agreement, Figure
 from quietdesk.scoring.base import Conversations
-from quietdesk.scoring.fitting import Labelled, labelled
+from quietdesk.scoring.fitting.labels import Labelled, labelled
 
 SHOWN_PROBLEMS = 10
 _ROWS = (
