@@ -29,7 +29,9 @@ import numpy as np
 
 from quietdesk.columns import to_batch
 from quietdesk.scoring.base import Conversations
-from quietdesk.scoring.fitting import Labelled, Recipe, evaluate, fit, labelled
+from quietdesk.scoring.fitting.folds import evaluate, fit
+from quietdesk.scoring.fitting.labels import Labelled, labelled
+from quietdesk.scoring.fitting.recipe import Recipe
 from quietdesk.types import Author, Passage, ToolCall, Transcript, TranscriptMessage
 
 GOOD = {
@@ -284,8 +286,8 @@ def main() -> None:
         "made_by": "models/recipe/satisfaction.py",
     }
     fitted = fit(labels_of(sets), recipe(), header=header, progress=print)
-    for name, found in (("turns", fitted.turns), ("conversations", fitted.conversations)):
-        print(name, found)
+    print("turns", fitted.turns)
+    print("conversations", fitted.conversations)
     fitted.estimator.save(options.out)
     print(options.out, options.out.stat().st_size, "bytes", fitted.estimator.fingerprint)
 
