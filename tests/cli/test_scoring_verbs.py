@@ -189,7 +189,7 @@ def test_scores_are_kept_beside_a_databases_conversations(capsys, tmp_path):
         assert main.run([*listing, asked]) == 0
         found = json.loads(capsys.readouterr().out)["sessions"]
         assert [session["id"] for session in found] == ids
-    for slip in ("turns", "turns=1", "=1:2", "turns=a:b"):
+    for slip in ("turns", "turns=1", "=1:2", "turns=a:b", "turns=9:1", "turns=nan:"):
         assert main.run([*listing, slip]) == 2
     assert kept.pop((None, "badness"))[0] is not None
     assert kept == {

@@ -1,5 +1,6 @@
 """`quietdesk sessions`: conversations that were kept."""
 
+import math
 import sys
 from collections.abc import Sequence
 from datetime import datetime
@@ -88,15 +89,17 @@ def _ranges(texts: Sequence[str]) -> dict[str, tuple[float, float]]:
         metric, equals, numbers = text.partition("=")
         low, colon, high = numbers.partition(":")
         try:
-            found[metric] = float(low or "-inf"), float(high or "inf")
+            least, most = float(low or "-inf"), float(high or "inf")
         except ValueError:
-            colon = ""
-        if not (metric and equals and colon):
+            least = most = math.nan
+        # A number that is none is not at most anything.
+        if not (metric and equals and colon and least <= most):
             raise typer.BadParameter(
-                f"{text!r} is no range of a score. Write METRIC=LOW:HIGH, as badness=2: for 2 and "
-                "more.",
+                f"{text!r} is no range of a score. Write METRIC=LOW:HIGH with LOW at most HIGH, "
+                "as badness=2: for 2 and more.",
                 param_hint="--score",
             )
+        found[metric] = least, most
     return found
 
 
