@@ -127,6 +127,9 @@ class ScriptedRunner:
         """Whether it is one of the tokens that end a turn."""
         return token in (END, 2)
 
+    def check_grammar(self, grammar: str) -> None:
+        """A script keeps to no grammar."""
+
     def open_sampler(self, sampling: Sampling, prompt: Sequence[int]) -> int:
         """A sampler that says the next reply of the script."""
         del sampling

@@ -129,6 +129,16 @@ def test_a_token_that_is_not_there_is_refused_and_nothing_is_kept(
     assert conversation.messages == []
 
 
+def test_a_grammar_that_does_not_compile_is_refused_and_nothing_is_kept(
+    model: quietdesk.Assistant,
+) -> None:
+    conversation = model.start()
+    for grammar in ('root ::= "a', 'other ::= "a"', "root ::= missing"):
+        with pytest.raises(UsageError, match="no GBNF with a rule named 'root'"):
+            conversation.send(QUESTION, grammar=grammar, max_tokens=24)
+    assert conversation.messages == []
+
+
 def test_a_schema_goes_before_a_grammar_of_the_settings_and_not_beside_one() -> None:
     settings = quietdesk.Settings(grammar='root ::= "no"')
     with scripted_assistant(['{"a": 1}'], settings=settings) as assistant:

@@ -182,7 +182,8 @@ class Engine:
             owner: Whose words they are. Only what has an owner is kept on disk.
 
         Raises:
-            UsageError: an empty prompt, or a token that the model does not have.
+            UsageError: an empty prompt, a token that the model does not have, or a grammar that
+                does not compile.
             ContextError: the prompt fills the context.
             QueueFullError: too many requests wait; nothing was started.
             EngineClosedError: the engine is closed.
@@ -194,6 +195,8 @@ class Engine:
             raise ContextError("The prompt", len(prompt), self._runner.n_ctx - 1)
         sampling, limits = sampling or Sampling(), limits or Limits()
         check_tokens(sampling, limits, self.model.n_vocab)
+        if sampling.grammar:
+            self._runner.check_grammar(sampling.grammar)
         return self._accept(prompt, sampling, limits, priority, deadline_s, owner=owner)
 
     def read_logprobs(

@@ -98,6 +98,14 @@ class Runner(Protocol):
         """Whether the token ends the model's turn."""
         ...
 
+    def check_grammar(self, grammar: str) -> None:
+        """Refuse GBNF that does not compile; from any thread.
+
+        Raises:
+            UsageError: it does not, or has no rule named `root`.
+        """
+        ...
+
     def open_sampler(self, sampling: Sampling, prompt: Seq[int]) -> int:
         """A fresh sampler's number; its penalties look back on the prompt too.
 

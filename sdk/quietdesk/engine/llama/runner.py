@@ -27,7 +27,7 @@ from quietdesk.engine.runner import SPARE_OUTPUTS, AbortedError, ModelInfo
 from quietdesk.engine.sampling import Sampling
 from quietdesk.engine.threads import ThreadGovernor
 from quietdesk.engine.vocabulary import Vocabulary
-from quietdesk.errors import DecodeError, EngineClosedError, ModelFileError
+from quietdesk.errors import DecodeError, EngineClosedError, ModelFileError, UsageError
 from quietdesk_models.errors import BadFileError
 from quietdesk_models.gguf import Header, read_model
 
@@ -332,6 +332,19 @@ class LlamaRunner:
             for token in range(self._n_vocab)
         ]
         return Vocabulary(self._vocabulary_kind, self._n_vocab, texts)
+
+    def check_grammar(self, grammar: str) -> None:
+        """See `Runner.check_grammar`."""
+        with self._using_vocab:
+            if not self._model:
+                raise EngineClosedError
+            compiled = llama_cpp.llama_sampler_init_grammar(self._vocab, grammar.encode(), b"root")
+        if not compiled:
+            raise UsageError(
+                "The grammar is no GBNF with a rule named 'root'; llama.cpp has written on "
+                "standard error what it could not read."
+            )
+        llama_cpp.llama_sampler_free(compiled)
 
     # Samplers.
 
