@@ -14,7 +14,7 @@ from quietdesk.engine.device import machine, plan
 from quietdesk.engine.engine import Engine
 from quietdesk.engine.llama.runner import LlamaRunner, read_header
 from quietdesk.engine.sampling import Limits, Sampling
-from quietdesk.errors import DecodeError, ModelFileError
+from quietdesk.errors import ModelFileError, UsageError
 from quietdesk.types import FinishReason
 
 NEAR_TIE = 0.35
@@ -206,9 +206,11 @@ def test_a_grammar_binds_and_a_broken_one_is_an_error(engine: Engine) -> None:
     )
     stream.wait()
     assert stream.text in ("yes", "no")
-    bad = engine.submit([1, 2], sampling=Sampling(grammar="root ::= ((("))
-    bad.wait(10)
-    assert isinstance(bad.error, DecodeError)
+    with pytest.raises(UsageError, match="no GBNF"):
+        engine.submit([1, 2], sampling=Sampling(grammar="root ::= ((("))
+    after = engine.submit([1, 2], limits=Limits(max_tokens=1))
+    assert after.wait(10)
+    assert after.error is None
 
 
 def test_a_draft_that_is_right_is_accepted_and_the_text_is_the_same(starter_path: Path) -> None:
